@@ -1,0 +1,1 @@
+"""The data plane of asgi-supervise: what runs inside each worker process."""

@@ -1,0 +1,1 @@
+"""One module a protocol; what they share (exchange, response, forwarded) is written once."""
