@@ -1,0 +1,1 @@
+"""Everything that can be set: each setting declared once, and where its value came from."""
