@@ -1,0 +1,433 @@
+"""Every setting, declared once: the fields of :class:`Settings` are the table.
+
+A field carries its type and default as Python does, and everything else in one :class:`Setting`
+beside them: help, kind of value, panel, short flag, further names. The command line, the
+environment, the TOML reader, ``--help``, the reference page and the sample file come from it.
+
+A setting has one *word*: ``keep-alive-timeout`` for ``keep_alive_timeout_s``. The flag is
+``--keep-alive-timeout``, the variable ``ASGI_SUPERVISE_KEEP_ALIVE_TIMEOUT``, the key in a file
+``keep-alive-timeout``. Where uvicorn has a setting of the same meaning its name is the word or a
+further flag, so that people can switch by changing one word.
+
+Considered and refused: nested structures (a worker's settings would need two names for each) and a
+separate table (two places to forget).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+
+import msgspec
+
+from asgi_supervise.settings.addresses import (
+    BINDS,
+    DEFAULT_HOST,
+    DEFAULT_PORT,
+    HOST,
+    UDS,
+)
+from asgi_supervise.settings.cpus import usable_cpus
+from asgi_supervise.settings.values import (
+    FLAG,
+    GROUP,
+    HEADERS,
+    MODE,
+    NETWORKS,
+    USER,
+    Kind,
+    choice,
+    duration,
+    integer,
+    size,
+    text,
+    workers,
+)
+from asgi_worker.contract import WorkerSettings
+
+ENVIRONMENT_PREFIX = "ASGI_SUPERVISE_"
+PANELS = APP, LISTEN, PROCESSES, TIMES, LIMITS, WEBSOCKETS, PROXIES, LOG, SOURCES = (
+    "Application",
+    "Listening",
+    "Processes",
+    "Times",
+    "Limits",
+    "WebSockets",
+    "Proxies and headers",
+    "Logging",
+    "Where settings come from",
+)
+
+_PATH = text("PATH", pattern=r"(?s).+", complaint="must name a path")
+_MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+
+
+class Setting(NamedTuple):
+    """What a setting is besides its type and default."""
+
+    panel: str
+    kind: Kind
+    help: str
+    word: str = ""
+    """Where it is not made from the field's name."""
+    short: str = ""
+    flags: tuple[str, ...] = ()
+    """Further flags of the same meaning."""
+    variables: tuple[str, ...] = ()
+    """Further environment variables, looked at after our own."""
+    default: str = ""
+    """How the default is shown, where its value does not say it."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """All that the master knows; made once, never changed.
+
+    Durations are seconds (``_s``), sizes bytes (``_bytes``); ``None`` means off or not asked for.
+    """
+
+    app: Annotated[
+        str,
+        Setting(
+            APP,
+            text(
+                "MODULE:ATTRIBUTE",
+                pattern=rf"{_MODULE}:{_MODULE}",
+                complaint="must be module:attribute, for example myproject.main:app",
+            ),
+            "The application: where to import it and what it is called there.",
+        ),
+    ]
+    app_dir: Annotated[
+        str, Setting(APP, _PATH, "Directory put first on the module search path.")
+    ] = "."
+    factory: Annotated[
+        bool,
+        Setting(APP, FLAG, "APP is a function without arguments that returns the application."),
+    ] = False
+    lifespan: Annotated[
+        Literal["auto", "on", "off"],
+        Setting(
+            APP,
+            choice("auto", "on", "off"),
+            "Run the application's startup and shutdown; auto: only if it knows of them.",
+        ),
+    ] = "auto"
+    loop: Annotated[
+        Literal["auto", "uvloop", "asyncio"],
+        Setting(
+            APP, choice("auto", "uvloop", "asyncio"), "Event loop; auto: uvloop where installed."
+        ),
+    ] = "auto"
+    root_path: Annotated[
+        str,
+        Setting(
+            APP,
+            text(
+                "PATH",
+                pattern=r"(/[^/?#]+)*",
+                complaint="must begin with a slash and not end with one",
+            ),
+            "Path prefix under which a proxy publishes the application.",
+            default="none",
+        ),
+    ] = ""
+
+    bind: Annotated[
+        tuple[str, ...],
+        Setting(
+            LISTEN,
+            BINDS,
+            "Listen on host:port, [v6]:port, unix:path or fd://N. May be given more than once.",
+            short="-b",
+        ),
+    ] = (f"{DEFAULT_HOST}:{DEFAULT_PORT}",)
+    backlog: Annotated[
+        int, Setting(LISTEN, integer(1, 2**16 - 1), "Connections that may wait for each worker.")
+    ] = 2048
+    uds_mode: Annotated[
+        int, Setting(LISTEN, MODE, "Mode of unix sockets made by us; 660 shuts others out.")
+    ] = 0o666
+
+    workers: Annotated[
+        int,
+        Setting(
+            PROCESSES,
+            workers(usable_cpus),
+            "Worker processes; auto: one for each CPU that affinity and container limits leave us.",
+            short="-w",
+            variables=("WEB_CONCURRENCY",),
+        ),
+    ] = 1
+    preload: Annotated[
+        bool,
+        Setting(
+            PROCESSES,
+            FLAG,
+            "Import the application once, before workers are forked: quicker start, shared memory.",
+        ),
+    ] = False
+    max_restarts: Annotated[
+        int,
+        Setting(
+            PROCESSES,
+            integer(1),
+            "Give up when no worker serves and this many for each worker died within the window.",
+        ),
+    ] = 5
+    restart_window_s: Annotated[
+        float, Setting(PROCESSES, duration(), "The window in which deaths are counted.")
+    ] = 60.0
+    user: Annotated[
+        str | None, Setting(PROCESSES, USER, "Run workers as this user (needs root).")
+    ] = None
+    group: Annotated[
+        str | None,
+        Setting(
+            PROCESSES, GROUP, "Run workers as this group (needs root).", default="the user's own"
+        ),
+    ] = None
+    umask: Annotated[
+        int | None,
+        Setting(PROCESSES, MODE, "File mode mask of all processes.", default="as inherited"),
+    ] = None
+    chdir: Annotated[
+        str | None,
+        Setting(
+            PROCESSES, _PATH, "Change to this directory first; other paths are relative to it."
+        ),
+    ] = None
+    pid: Annotated[
+        str | None, Setting(PROCESSES, _PATH, "Write the master's process id to this file.")
+    ] = None
+    name: Annotated[
+        str,
+        Setting(
+            PROCESSES,
+            text(
+                "NAME",
+                pattern=r"[^\x00-\x1f\x7f]{1,64}",
+                complaint="must be 1 to 64 characters on one line",
+            ),
+            "Name shown by ps and in the log.",
+        ),
+    ] = "asgi-supervise"
+
+    startup_timeout_s: Annotated[
+        float, Setting(TIMES, duration(), "From the fork of a worker until it must be ready.")
+    ] = 60.0
+    graceful_timeout_s: Annotated[
+        float,
+        Setting(
+            TIMES,
+            duration(),
+            "All the time a worker has to stop before it is killed.",
+            flags=("--timeout-graceful-shutdown",),
+        ),
+    ] = 30.0
+    shutdown_reserve_s: Annotated[
+        float,
+        Setting(
+            TIMES,
+            duration(zero=True),
+            "The part of it kept for the application's lifespan shutdown.",
+        ),
+    ] = 5.0
+    keep_alive_timeout_s: Annotated[
+        float,
+        Setting(
+            TIMES,
+            duration(),
+            "An idle connection is closed after this time.",
+            flags=("--timeout-keep-alive",),
+        ),
+    ] = 5.0
+    head_timeout_s: Annotated[
+        float, Setting(TIMES, duration(), "A request's head must arrive within this time.")
+    ] = 10.0
+    body_timeout_s: Annotated[
+        float | None,
+        Setting(TIMES, duration(off=True), "Longest pause while a request's body arrives."),
+    ] = 60.0
+
+    limit_concurrency: Annotated[
+        int | None,
+        Setting(
+            LIMITS,
+            integer(1, off=True),
+            "Answer 503 when a worker has this many connections or requests.",
+        ),
+    ] = None
+    head_max_bytes: Annotated[
+        int, Setting(LIMITS, size(256), "Largest request head; more is answered 431.")
+    ] = 64 * 1024
+    head_max_fields: Annotated[
+        int, Setting(LIMITS, integer(1), "Most header fields of a request; more is answered 431.")
+    ] = 100
+    body_max_bytes: Annotated[
+        int | None,
+        Setting(LIMITS, size(0, off=True), "Largest request body; more is answered 413."),
+    ] = None
+    pipeline_max_requests: Annotated[
+        int,
+        Setting(LIMITS, integer(1), "Requests of one connection that may wait for their turn."),
+    ] = 16
+
+    ws_max_bytes: Annotated[
+        int, Setting(WEBSOCKETS, size(1), "Largest message; more closes with 1009.")
+    ] = 16 * 1024 * 1024
+    ws_max_queue: Annotated[
+        int, Setting(WEBSOCKETS, integer(1), "Messages that may wait for the application.")
+    ] = 32
+    ws_ping_interval_s: Annotated[
+        float | None, Setting(WEBSOCKETS, duration(off=True), "Time between pings.")
+    ] = 20.0
+    ws_ping_timeout_s: Annotated[
+        float | None,
+        Setting(WEBSOCKETS, duration(off=True), "A ping must be answered within this time."),
+    ] = 20.0
+    ws_per_message_deflate: Annotated[
+        bool, Setting(WEBSOCKETS, FLAG, "Compress messages when the client offers it.")
+    ] = True
+
+    proxy_headers: Annotated[
+        bool,
+        Setting(PROXIES, FLAG, "Believe X-Forwarded-* and Forwarded fields of trusted proxies."),
+    ] = True
+    forwarded_allow_ips: Annotated[
+        tuple[str, ...],
+        Setting(
+            PROXIES,
+            NETWORKS,
+            "Trusted proxies: addresses, networks or *, separated by commas.",
+            variables=("FORWARDED_ALLOW_IPS",),
+        ),
+    ] = ("127.0.0.1", "::1")
+    server_header: Annotated[bool, Setting(PROXIES, FLAG, "Send a Server field.")] = True
+    date_header: Annotated[bool, Setting(PROXIES, FLAG, "Send a Date field.")] = True
+    headers: Annotated[
+        tuple[tuple[str, str], ...],
+        Setting(
+            PROXIES,
+            HEADERS,
+            "A field added to every response. May be given more than once.",
+            word="header",
+            default="none",
+        ),
+    ] = ()
+
+    log_level: Annotated[
+        Literal["critical", "error", "warning", "info", "debug"],
+        Setting(
+            LOG,
+            choice("critical", "error", "warning", "info", "debug"),
+            "Least level that is logged.",
+        ),
+    ] = "info"
+    access_log: Annotated[
+        bool, Setting(LOG, FLAG, "Write one line for each request to standard output.")
+    ] = True
+
+    def worker_settings(self) -> WorkerSettings:
+        """The data plane's part of the settings."""
+        fields = WorkerSettings.__struct_fields__
+        return WorkerSettings(**{field: getattr(self, field) for field in fields})
+
+
+class Sources(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings that are used up while settings are read: they end in a field of another name."""
+
+    host: Annotated[
+        str | None, Setting(LISTEN, HOST, "Host to listen on; short for --bind HOST:PORT.")
+    ] = None
+    port: Annotated[
+        int | None,
+        Setting(
+            LISTEN,
+            integer(0, 65535),
+            "Port to listen on; 0 takes a free one.",
+            default=str(DEFAULT_PORT),
+        ),
+    ] = None
+    uds: Annotated[
+        str | None,
+        Setting(
+            LISTEN,
+            UDS,
+            "Listen on this unix socket; short for --bind unix:PATH.",
+        ),
+    ] = None
+    fd: Annotated[
+        int | None,
+        Setting(LISTEN, integer(0), "Listen on this inherited socket; short for --bind fd://N."),
+    ] = None
+    env_file: Annotated[
+        str | None,
+        Setting(
+            SOURCES,
+            _PATH,
+            "Load NAME=value lines into the environment; what is set already stays.",
+        ),
+    ] = None
+    config: Annotated[
+        str | None,
+        Setting(
+            SOURCES,
+            _PATH,
+            "Settings file (TOML).",
+            default="asgi-supervise.toml, else [tool.asgi-supervise] in pyproject.toml",
+        ),
+    ] = None
+
+
+class Entry(NamedTuple):
+    """One row of the table: a setting with all its names."""
+
+    field: str
+    word: str
+    setting: Setting
+    default: Any
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """Every flag, the one to document first; the application is a positional argument."""
+        short = (self.setting.short,) if self.setting.short else ()
+        return () if self.field == "app" else (f"--{self.word}", *short, *self.setting.flags)
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Every environment variable, ours first."""
+        return (
+            ENVIRONMENT_PREFIX + self.word.upper().replace("-", "_"),
+            *self.setting.variables,
+        )
+
+    @property
+    def key(self) -> str | None:
+        """The key in a settings file; ``None`` for what only leads to one."""
+        return None if self.field == "config" else self.word
+
+    @property
+    def shown_default(self) -> str:
+        """The default as people read it."""
+        if self.setting.default:
+            return self.setting.default
+        if self.default is msgspec.NODEFAULT:
+            return "required"
+        if self.default is None:
+            return "off" if self.setting.kind.metavar.endswith("|off") else "none"
+        return self.setting.kind.show(self.default)
+
+
+def _table() -> tuple[Entry, ...]:
+    entries = []
+    for struct in (Settings, Sources):
+        hints = get_type_hints(struct, include_extras=True)
+        for field in msgspec.structs.fields(struct):
+            setting = next(m for m in hints[field.name].__metadata__ if isinstance(m, Setting))
+            stem = field.name.removesuffix("_s").replace("_max_bytes", "_max_size")
+            word = setting.word or stem.replace("_", "-")
+            entries.append(Entry(field.name, word, setting, field.default))
+    return tuple(sorted(entries, key=lambda entry: PANELS.index(entry.setting.panel)))
+
+
+TABLE = _table()
+"""Every setting, grouped by panel, in the order of declaration."""
