@@ -1,0 +1,130 @@
+"""The inside of the chunked coding: sizes, extensions, line ends, trailers."""
+
+from __future__ import annotations
+
+from tests.worker.requests.row import Row, answered, chunked, refused_in_body, row, seen
+
+# fmt: off
+
+POSTED = seen("POST", body=b"abc")
+BAD = refused_in_body(400)
+TOO_MUCH = (refused_in_body(400), refused_in_body(413), refused_in_body(431))
+
+SIZES: tuple[Row, ...] = (
+    row("no chunk but the last", "9112 7.1", chunked(b"0\r\n\r\n"), answered(seen("POST"))),
+    row("two chunks", "9112 7.1", chunked(b"1\r\na\r\n2\r\nbc\r\n0\r\n\r\n"), answered(POSTED)),
+    row("size in letters of both cases", "9112 7.1",
+        chunked(b"a\r\n0123456789\r\nA\r\n0123456789\r\n0\r\n\r\n"),
+        answered(seen("POST", body=b"0123456789" * 2))),
+    row("size with leading noughts", "9112 7.1", chunked(b"0003\r\nabc\r\n000\r\n\r\n"),
+        answered(POSTED)),
+    row("chunk that looks like a last one", "9112 7.1",
+        chunked(b"5\r\n0\r\n\r\n\r\n0\r\n\r\n"), answered(seen("POST", body=b"0\r\n\r\n"))),
+    row("a thousand chunks of one byte", "9112 7.1",
+        chunked(b"1\r\na\r\n" * 1000 + b"0\r\n\r\n"), answered(seen("POST", body=b"a" * 1000))),
+    row("size missing", "9112 7.1", chunked(b"\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("size not hexadecimal", "9112 7.1", chunked(b"g\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("size negative", "9112 7.1", chunked(b"-3\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("size with a plus", "9112 7.1", chunked(b"+3\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("size with 0x", "9112 7.1", chunked(b"0x3\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("size with an underscore", "9112 7.1", chunked(b"0_3\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("size in quotes", "9112 7.1", chunked(b'"3"\r\nabc\r\n0\r\n\r\n'), BAD),
+    row("size with a fraction", "9112 7.1", chunked(b"3.0\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("size after a space", "9112 7.1", chunked(b" 3\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("size before a space", "9112 7.1.1", chunked(b"3 \r\nabc\r\n0\r\n\r\n"),
+        answered(POSTED), BAD),
+    row("size with NUL", "9112 7.1", chunked(b"3\x00\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("size beyond 64 bits", "9112 7.1", chunked(b"10000000000000003\r\nabc\r\n0\r\n\r\n"),
+        BAD, refused_in_body(413)),
+    row("size beyond 32 bits", "9112 7.1", chunked(b"100000003\r\nabc\r\n0\r\n\r\n"),
+        BAD, refused_in_body(413)),
+    row("size of the most bits there are", "9112 7.1",
+        chunked(b"ffffffffffffffff\r\nabc\r\n0\r\n\r\n"), BAD, refused_in_body(413)),
+    row("size with noughts without end", "9112 7.1", chunked(b"0" * 300_000), *TOO_MUCH),
+    row("chunk shorter than its size", "9112 7.1", chunked(b"4\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("chunk longer than its size", "9112 7.1", chunked(b"2\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("chunks beyond the limit of bodies", "9110 15.5.14",
+        chunked(b"10000\r\n" + b"a" * 65_536 + b"\r\n10000\r\n" + b"a" * 65_536 + b"\r\n0\r\n\r\n"),
+        refused_in_body(413)),
+    row("one chunk beyond the limit of bodies", "9110 15.5.14", chunked(b"1000000\r\nabc"),
+        refused_in_body(413)),
+)
+
+LINE_ENDS: tuple[Row, ...] = (
+    row("size ended by LF", "9112 7.1", chunked(b"3\nabc\r\n0\r\n\r\n"), BAD),
+    row("size ended by CR", "9112 7.1", chunked(b"3\rabc\r\n0\r\n\r\n"), BAD),
+    row("size ended by CR CR LF", "9112 7.1", chunked(b"3\r\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("chunk ended by LF", "9112 7.1", chunked(b"3\r\nabc\n0\r\n\r\n"), BAD),
+    row("chunk ended by CR", "9112 7.1", chunked(b"3\r\nabc\r0\r\n\r\n"), BAD),
+    row("chunk ended by CR CR LF", "9112 7.1", chunked(b"3\r\nabc\r\r\n0\r\n\r\n"), BAD),
+    row("chunk without an end", "9112 7.1", chunked(b"3\r\nabc0\r\n\r\n"), BAD),
+    row("chunk ended by two other bytes", "9112 7.1", chunked(b"3\r\nabcXX0\r\n\r\n"), BAD),
+    row("last chunk ended by LF", "9112 7.1", chunked(b"3\r\nabc\r\n0\n\r\n"), BAD),
+    row("body ended by LF", "9112 7.1", chunked(b"3\r\nabc\r\n0\r\n\n"), BAD),
+    row("body ended by CR and more", "9112 7.1", chunked(b"3\r\nabc\r\n0\r\n\rX"), BAD),
+)
+
+EXTENSIONS: tuple[Row, ...] = (
+    row("extension", "9112 7.1.1", chunked(b"3;a\r\nabc\r\n0\r\n\r\n"), answered(POSTED)),
+    row("extension with a value", "9112 7.1.1", chunked(b"3;a=b;c=d\r\nabc\r\n0;e\r\n\r\n"),
+        answered(POSTED)),
+    row("extension with a quoted value", "9112 7.1.1",
+        chunked(b'3;a="b;c\\"d e"\r\nabc\r\n0\r\n\r\n'), answered(POSTED)),
+    row("extension with a CRLF in quotes", "9112 7.1.1",
+        chunked(b'3;a="b\r\nabc"\r\n0\r\n\r\n'), BAD),
+    row("whitespace before an extension", "9112 7.1.1", chunked(b"3 ;a=b\r\nabc\r\n0\r\n\r\n"),
+        answered(POSTED), BAD),
+    row("whitespace inside an extension", "9112 7.1.1",
+        chunked(b"3; a = b\r\nabc\r\n0\r\n\r\n"), answered(POSTED), BAD),
+    row("extension without a name", "9112 7.1.1", chunked(b"3;\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("extension without a semicolon", "9112 7.1.1", chunked(b"3 a\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("extension with NUL", "9112 7.1.1", chunked(b"3;a\x00\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("extension with a bare CR", "9112 7.1.1", chunked(b"3;a\rb\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("extension with a bare LF", "9112 7.1.1", chunked(b"3;a\nb\r\nabc\r\n0\r\n\r\n"), BAD),
+    row("extension ended by LF", "9112 7.1.1", chunked(b"3;a\nabc\r\n0\r\n\r\n"), BAD),
+    row("extension of 1,000 octets", "9112 7.1.1",
+        chunked(b"3;a=" + b"b" * 996 + b"\r\nabc\r\n0\r\n\r\n"), answered(POSTED)),
+    row("extension of 300,000 octets", "9112 7.1.1",
+        chunked(b"3;a=" + b"b" * 300_000 + b"\r\nabc\r\n0\r\n\r\n"), *TOO_MUCH),
+    row("extensions of 1,000,000 octets together", "9112 7.1.1",
+        chunked((b"1;" + b"b" * 1000 + b"\r\na\r\n") * 1000 + b"0\r\n\r\n"), *TOO_MUCH),
+)
+
+TRAILERS: tuple[Row, ...] = (
+    row("trailers are swallowed", "9112 7.1.2",
+        chunked(b"3\r\nabc\r\n0\r\nX-Sum: 1\r\nY: 2\r\n\r\n"),
+        answered(seen("POST", body=b"abc",
+                      fields=((b"host", b"a"), (b"transfer-encoding", b"chunked"))))),
+    row("Host as a trailer changes nothing", "9110 6.5.1",
+        chunked(b"3\r\nabc\r\n0\r\nHost: evil\r\n\r\n"),
+        answered(seen("POST", body=b"abc",
+                      fields=((b"host", b"a"), (b"transfer-encoding", b"chunked")))), BAD),
+    row("Content-Length as a trailer", "9110 6.5.1",
+        chunked(b"3\r\nabc\r\n0\r\nContent-Length: 30\r\n\r\n"), answered(POSTED), BAD),
+    row("Transfer-Encoding as a trailer", "9110 6.5.1",
+        chunked(b"3\r\nabc\r\n0\r\nTransfer-Encoding: chunked\r\n\r\n"), answered(POSTED), BAD),
+    row("Connection as a trailer", "9110 6.5.1",
+        chunked(b"3\r\nabc\r\n0\r\nConnection: close\r\n\r\n"), answered(POSTED), BAD),
+    row("Upgrade as a trailer", "9110 6.5.1",
+        chunked(b"3\r\nabc\r\n0\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"),
+        answered(POSTED), BAD),
+    row("Expect as a trailer", "9110 6.5.1",
+        chunked(b"3\r\nabc\r\n0\r\nExpect: frob\r\n\r\n"), answered(POSTED), BAD),
+    row("trailer without a colon", "9112 7.1.2", chunked(b"3\r\nabc\r\n0\r\nX\r\n\r\n"), BAD),
+    row("trailer with a space before the colon", "9112 7.1.2",
+        chunked(b"3\r\nabc\r\n0\r\nX : y\r\n\r\n"), BAD),
+    row("trailer folded", "9112 5.2", chunked(b"3\r\nabc\r\n0\r\nX: y\r\n z\r\n\r\n"), BAD),
+    row("trailer with NUL", "9110 5.5", chunked(b"3\r\nabc\r\n0\r\nX: \x00\r\n\r\n"), BAD),
+    row("trailer ended by LF", "9112 2.2", chunked(b"3\r\nabc\r\n0\r\nX: y\n\r\n"), BAD),
+    row("request instead of trailers", "9112 7.1.2",
+        chunked(b"3\r\nabc\r\n0\r\nGET /hidden HTTP/1.1\r\nHost: a\r\n\r\n"), BAD),
+    row("a trailer of 70,000 octets", "6585 5",
+        chunked(b"3\r\nabc\r\n0\r\nX: " + b"y" * 70_000 + b"\r\n\r\n"), *TOO_MUCH),
+    row("a thousand trailers", "6585 5",
+        chunked(b"3\r\nabc\r\n0\r\n" + b"X: y\r\n" * 1000 + b"\r\n"), *TOO_MUCH),
+    row("trailers of 300,000 octets", "6585 5",
+        chunked(b"3\r\nabc\r\n0\r\n" + (b"X: " + b"y" * 3000 + b"\r\n") * 100 + b"\r\n"),
+        *TOO_MUCH),
+)
+
+ROWS = SIZES + LINE_ENDS + EXTENSIONS + TRAILERS
