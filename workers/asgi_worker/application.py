@@ -1,0 +1,373 @@
+"""From the word on the command line, ``module:attr[.attr]``, to an ASGI 3 callable.
+
+The only place that imports the user's code, and the only one that judges whether an object is an
+application. What goes wrong here is the operator's or the application's fault, never ours, so each
+error says what was looked for, where, and what is near it; a failing import shows the application's
+own frames and none of ours or importlib's.
+
+An object is judged by the arguments it takes, not by whether it is a coroutine function (as
+asgiref does): a plain function that returns a coroutine is an application as good as any, and a
+factory or a WSGI application named by mistake is told apart before the first request fails.
+
+Considered and refused: awaiting asynchronous factories. There is no loop while the application is
+imported (with ``--preload`` there is not even one to come in that process); what has to be awaited
+belongs into lifespan startup.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+import os
+import pkgutil
+import re
+import sys
+import traceback
+from collections.abc import Awaitable, Callable, Iterable
+from types import ModuleType
+from typing import Any, Literal
+
+from asgi_worker.contract import WorkerSettings
+
+Scope = dict[str, Any]
+Message = dict[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+Takes = Literal["asgi3", "asgi2", "wsgi", "nothing", "other", "no call"]
+
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_IMPORTLIB = (os.path.dirname(importlib.__file__) + os.sep, "<frozen importlib")
+_DEFAULT_NAMES = ("app", "application")
+
+
+class BootError(Exception):
+    """The application cannot start.
+
+    ``reason`` is one line; ``traceback`` the application's own frames, or "" where none of its code
+    is to blame.
+    """
+
+    def __init__(self, reason: str, traceback: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.traceback = traceback
+
+
+def load(settings: WorkerSettings) -> Application:
+    """Import ``settings.app``, call it if it is a factory, and return an ASGI 3 callable.
+
+    Puts ``settings.app_dir`` first on ``sys.path``. Raises :class:`BootError` and nothing else,
+    whatever the application does (``SystemExit`` at import included).
+    """
+    word = settings.app
+    module_name, colon, path = word.partition(":")
+    if not re.fullmatch(r"\w+(\.\w+)*", module_name) or (
+        colon and not re.fullmatch(r"\w+(\.\w+)*", path)
+    ):
+        raise BootError(f'cannot load "{word}": {_malformed(word, module_name, path)}')
+    app_dir = os.path.abspath(settings.app_dir)
+    if sys.path[:1] != [app_dir]:
+        sys.path.insert(0, app_dir)
+    module = _import(word, module_name, app_dir)
+    if not colon:
+        path = next((name for name in _DEFAULT_NAMES if hasattr(module, name)), "")
+        if not path:
+            raise BootError(
+                f'cannot load "{word}": it names no attribute, and module "{module_name}" has '
+                f'neither "app" nor "application"; {_what_is_there(module, "app")}'
+            )
+    found = _attribute(word, module, path)
+    if settings.factory:
+        found = _made(word, found)
+    return _application(word, found, settings.factory)
+
+
+def application_traceback(error: BaseException) -> str:
+    """The traceback of ``error`` and of what caused it, without our frames and importlib's."""
+    report = traceback.TracebackException.from_exception(error)
+    _cut(report, set())
+    return "".join(report.format())
+
+
+def _cut(report: traceback.TracebackException, seen: set[int]) -> None:
+    if id(report) in seen:
+        return
+    seen.add(id(report))
+    kept = [frame for frame in report.stack if not _is_foreign(frame.filename)]
+    report.stack[:] = kept
+    if not kept:
+        # An empty list would still be announced as "Traceback (most recent call last):".
+        report.stack = None  # type: ignore[assignment]
+    for other in (report.__cause__, report.__context__, *(report.exceptions or ())):
+        if other is not None:
+            _cut(other, seen)
+
+
+def _is_foreign(filename: str) -> bool:
+    return filename.startswith((_OURS, *_IMPORTLIB))
+
+
+def _has_frames(error: BaseException) -> bool:
+    """Whether code that is neither ours nor importlib's was running when ``error`` was raised."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(not _is_foreign(frame.f_code.co_filename) for frame, _ in frames)
+
+
+def one_line(error: BaseException) -> str:
+    """``TypeName: first line of the message``."""
+    try:
+        text = str(error).strip().partition("\n")[0]
+    except Exception:  # noqa: BLE001 - a __str__ of the application
+        text = "(its message cannot be read)"
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
+def _malformed(word: str, module_name: str, path: str) -> str:
+    stem, _, attribute = word.partition(":")
+    if stem.endswith(".py") or "/" in stem:
+        stem = stem.removesuffix(".py").removeprefix("./").strip("/").replace("/", ".")
+        return f'a module name is wanted, not a file: try "{stem}:{attribute or "app"}"'
+    missing = "module" if not module_name else "attribute" if not path else ""
+    return f"{f'the {missing} is missing: ' if missing else ''}module:attribute is wanted"
+
+
+def _import(word: str, name: str, app_dir: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        wanted = error.name is not None and f"{name}.".startswith(f"{error.name}.")
+        if wanted and not _has_frames(error):
+            reason = _missing_module(error.name or name, app_dir)
+            raise BootError(f'cannot load "{word}": {reason}') from None
+        raise _failed(f'cannot import "{name}"', error) from None
+    except BaseException as error:  # noqa: BLE001 - whatever the application does
+        raise _failed(f'cannot import "{name}"', error) from None
+
+
+def _failed(what: str, error: BaseException) -> BootError:
+    if isinstance(error, SystemExit):
+        reason = f"it called exit ({one_line(error)})"
+    else:
+        reason = one_line(error)
+    return BootError(f"{what}: {reason}", application_traceback(error))
+
+
+def _missing_module(missing: str, app_dir: str) -> str:
+    parent_name, _, last = missing.rpartition(".")
+    if parent_name:
+        parent = sys.modules.get(parent_name)
+        places = list(getattr(parent, "__path__", ()))
+        if not places:
+            file = getattr(parent, "__file__", None) or "built in"
+            return f'"{parent_name}" is a module ({file}), not a package: it has no "{last}"'
+        where = f'package "{parent_name}" ({places[0]})'
+    else:
+        places, where = [app_dir], app_dir
+        if not os.path.isdir(app_dir):
+            return f'no module "{missing}": there is no directory {app_dir} (see --app-dir)'
+    there = _modules(places)
+    said = f'no module "{missing}" in {where}'
+    if near := difflib.get_close_matches(last, there, 3, 0.6):
+        return f"{said}; near it: {', '.join(near)}"
+    for place in sorted(_folders(app_dir)) if not parent_name else ():
+        if last in _modules([os.path.join(app_dir, place)]):
+            return f"{said}, but there is one in {place}: try --app-dir {place}"
+    if there:
+        return f"{said}; there are: {_listed(there)}"
+    return f"{said}, nor any other (see --app-dir)"
+
+
+def _modules(places: list[str]) -> list[str]:
+    """Names that can be imported from ``places``, packages without ``__init__.py`` included."""
+    names = {found.name for found in pkgutil.iter_modules(places)}
+    for place in places:
+        for folder in _folders(place):
+            try:
+                if any(entry.endswith(".py") for entry in os.listdir(os.path.join(place, folder))):
+                    names.add(folder)
+            except OSError:
+                continue
+    return sorted(names)
+
+
+def _folders(place: str) -> list[str]:
+    try:
+        with os.scandir(place) as entries:
+            return [entry.name for entry in entries if entry.name.isidentifier() and entry.is_dir()]
+    except OSError:
+        return []
+
+
+def _listed(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+
+
+def _attribute(word: str, module: ModuleType, path: str) -> object:
+    found: object = module
+    owner = f'module "{module.__name__}"'
+    for name in path.split("."):
+        try:
+            value = getattr(found, name)
+        except AttributeError as error:
+            if error.name != name:  # raised by the application's own code on the way to it
+                raise _failed(f'cannot read "{name}" of {owner}', error) from None
+            raise BootError(
+                f'cannot load "{word}": {owner} has no "{name}"; {_what_is_there(found, name)}'
+            ) from None
+        except BaseException as error:  # noqa: BLE001 - whatever the application does
+            raise _failed(f'cannot read "{name}" of {owner}', error) from None
+        found, owner = value, f'"{name}" ({_kind(value)})'
+    return found
+
+
+def _what_is_there(owner: object, name: str) -> str:
+    """What the operator may have meant: names near ``name``, and what looks like an application."""
+    members = {
+        key: value
+        for key, value in getattr(owner, "__dict__", {}).items()
+        if not key.startswith("_")
+    }
+    said = []
+    if near := difflib.get_close_matches(name, members, 3, 0.6):
+        said.append(f"near it: {', '.join(near)}")
+    home = getattr(owner, "__name__", None)
+    apps = [
+        key
+        for key, value in members.items()
+        # Imported functions and classes are tools of the module, not its application.
+        if (not inspect.isroutine(value) or getattr(value, "__module__", home) == home)
+        and not inspect.isclass(value)
+        and _takes(value) == "asgi3"
+    ]
+    if apps:
+        said.append(f"what looks like an ASGI application there: {_listed(apps)}")
+    return "; ".join(said) or "nothing there looks like an ASGI application"
+
+
+def _made(word: str, factory: object) -> object:
+    if not callable(factory):
+        raise BootError(f'cannot call "{word}" as a factory: it is {_kind(factory)}')
+    if _takes(factory) in ("asgi3", "asgi2"):
+        raise BootError(
+            f'cannot call "{word}" as a factory: it seems to be the application itself; '
+            "leave --factory out"
+        )
+    if inspect.iscoroutinefunction(factory):
+        raise BootError(
+            f'cannot call "{word}" as a factory: it is asynchronous; make it a plain function '
+            "and await what it needs in lifespan startup"
+        )
+    signature = _signature(factory)
+    if signature is not None and not _accepts(signature, 0):
+        raise BootError(f'cannot call "{word}" as a factory: it needs arguments {signature}')
+    try:
+        made: object = factory()
+    except BaseException as error:  # noqa: BLE001 - whatever the application does
+        raise _failed(f'cannot make the application: factory "{word}" failed', error) from None
+    if inspect.iscoroutine(made):
+        made.close()
+        raise BootError(
+            f'cannot use what factory "{word}" returned: a coroutine; the factory has to be a '
+            "plain function that returns the application"
+        )
+    return made
+
+
+def _application(word: str, found: object, made: bool) -> Application:
+    what = f'what factory "{word}" returned' if made else f'"{word}"'
+    takes = _takes(found)
+    if takes == "asgi3":
+        return found  # type: ignore[return-value]
+    if takes == "asgi2":
+        return _single_callable(found)
+    reason = f"it is {_kind(found)}"
+    if takes == "nothing" and inspect.isclass(found):
+        reason += ", not an instance of it: name an instance, or add --factory"
+    elif takes == "nothing" and not made:
+        reason += " that takes no arguments, a factory it seems: add --factory"
+    elif takes == "wsgi":
+        reason += (
+            " that takes two arguments, a WSGI application it seems: "
+            "wrap it, for example with asgiref.wsgi.WsgiToAsgi"
+        )
+    elif takes == "other":
+        reason += f" that takes {_signature(found)}, not (scope, receive, send)"
+    raise BootError(f"cannot use {what} as an ASGI application: {reason}")
+
+
+def _single_callable(double: Any) -> Application:
+    """An ASGI 2 application, ``app(scope)(receive, send)``, as an ASGI 3 one."""
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        await double(scope)(receive, send)
+
+    return application
+
+
+def _takes(found: object) -> Takes:
+    """What ``found`` seems to be, judged by the arguments it takes."""
+    if not callable(found):
+        return "no call"
+    # asgiref's own marks, which decorators set where a signature cannot tell.
+    if getattr(found, "_asgi_single_callable", False) is True:
+        return "asgi3"
+    if getattr(found, "_asgi_double_callable", False) is True:
+        return "asgi2"
+    signature = _signature(found)
+    if signature is None:  # compiled code without a signature: the first request will tell
+        return "asgi3"
+    if isinstance(found, type):
+        return _class_takes(found, signature)
+    return _call_takes(signature)
+
+
+def _class_takes(found: type, signature: inspect.Signature) -> Takes:
+    if _accepts(signature, 3) and hasattr(found, "__await__"):
+        return "asgi3"  # as Starlette's endpoints: what is made of one request is awaited
+    if _accepts(signature, 0):
+        return "nothing"
+    called = any("__call__" in vars(parent) for parent in found.__mro__)
+    return "asgi2" if called and _accepts(signature, 1) else "other"
+
+
+def _call_takes(signature: inspect.Signature) -> Takes:
+    if _accepts(signature, 3):
+        return "asgi3"
+    if _accepts(signature, 0):
+        return "nothing"
+    if _accepts(signature, 2):
+        return "wsgi"
+    # One argument is ASGI 2 if it says so; else a factory that wants something we do not have.
+    if _accepts(signature, 1) and "scope" in next(iter(signature.parameters)):
+        return "asgi2"
+    return "other"
+
+
+def _signature(found: Any) -> inspect.Signature | None:
+    try:
+        return inspect.signature(found)
+    except (TypeError, ValueError):
+        return None
+
+
+def _accepts(signature: inspect.Signature, positional: int) -> bool:
+    try:
+        signature.bind(*[None] * positional)
+    except TypeError:
+        return False
+    return True
+
+
+def _kind(found: object) -> str:
+    if isinstance(found, ModuleType):
+        return f'the module "{found.__name__}"'
+    if inspect.isclass(found):
+        return f"the class {found.__name__}"
+    if inspect.isroutine(found):
+        return "a function"
+    return "None" if found is None else f"an instance of {type(found).__name__}"

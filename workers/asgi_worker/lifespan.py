@@ -1,0 +1,231 @@
+"""The application's lifespan: one task that lives as long as the worker (ASGI lifespan 2.0).
+
+The only place that sends ``lifespan.startup`` and ``lifespan.shutdown``, and that decides whether
+an application without lifespan may run. The specification lets a server go on when the application
+raises at lifespan; a *failed* startup is told apart from a missing one by whether the application
+had sent anything, as the specification asks, and a failure that looks like a real one (it came
+after ``lifespan.startup`` was read) is at least logged as a warning with its traceback.
+
+Nothing of the application gets past its task: ``SystemExit`` in lifespan would otherwise stop the
+event loop in the middle of whatever it does.
+
+Considered and refused: an ``asyncio.timeout`` around the application's call. It cancels, and waits
+for ever for an application that refuses to be cancelled; ``asyncio.wait`` only looks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import traceback
+from types import FrameType
+from typing import Any
+
+from asgi_worker.application import (
+    Application,
+    BootError,
+    Message,
+    application_traceback,
+    one_line,
+)
+from asgi_worker.contract import WorkerSettings
+
+LAST_WORDS_S = 1.0
+"""How long the application may take to return once it has said its last, or was cancelled."""
+
+log = logging.getLogger("asgi_worker.lifespan")
+
+
+class Lifespan:
+    """Startup, ``state`` and shutdown of one application in one worker, each run once."""
+
+    def __init__(self, app: Application, settings: WorkerSettings) -> None:
+        self.state: dict[str, Any] = {}
+        self._app = app
+        self._mode = settings.lifespan
+        self._startup_timeout_s = settings.startup_timeout_s
+        self._task: asyncio.Task[None] | None = None
+        self._received = 0
+        self._started: asyncio.Future[str | None]  # None: complete; else the failure's message
+        self._stopping: asyncio.Future[None]
+        self._stopped: asyncio.Future[str | None]
+        self._over: asyncio.Future[None]  # the application asked for more after shutdown
+        self._error: BaseException | None = None
+        self._cancelled = False
+
+    async def startup(self, timeout_s: float | None = None) -> None:
+        """Return when the application has started, or has no lifespan and need not have one.
+
+        ``timeout_s`` is what is left of ``startup_timeout_s`` (default: all of it). Raises
+        :class:`BootError` when the application says that it failed, is not ready in time, or (mode
+        ``on``) does not take part.
+        """
+        if self._mode == "off":
+            return
+        limit_s = self._startup_timeout_s if timeout_s is None else timeout_s
+        loop = asyncio.get_running_loop()
+        self._started = loop.create_future()
+        self._stopping = loop.create_future()
+        self._stopped = loop.create_future()
+        self._over = loop.create_future()
+        task = self._task = loop.create_task(self._run(), name="lifespan")
+        await _first_of(limit_s, task, self._started)
+        if self._started.done():
+            message = self._started.result()
+            if message is None:
+                task.add_done_callback(self._died)
+                return
+            await _first_of(LAST_WORDS_S, task)
+            await self._cancel(LAST_WORDS_S)
+            raise self._failed(message)
+        if not task.done():
+            where = _where(task)
+            await self._cancel(LAST_WORDS_S)
+            raise BootError(
+                f"the application did not complete lifespan startup within {limit_s:g} s "
+                "(see startup_timeout)",
+                where,
+            )
+        self._without()
+
+    async def shutdown(self, timeout_s: float) -> None:
+        """Let the application clean up; returns after ``timeout_s`` at the latest.
+
+        Never raises: what goes wrong is logged. A task still running near the end is cancelled, and
+        abandoned if it refuses.
+        """
+        task = self._task
+        if task is None or task.done():
+            return
+        task.remove_done_callback(self._died)
+        last_words_s = min(LAST_WORDS_S, timeout_s / 4)
+        self._stopping.set_result(None)
+        await _first_of(timeout_s - last_words_s, task, self._stopped)
+        if self._stopped.done():
+            await _first_of(last_words_s / 2, task, self._over)
+        elif not task.done():
+            log.error(
+                "The application did not complete lifespan shutdown within %g s, "
+                "it is cancelled. It waits here:\n%s",
+                timeout_s - last_words_s,
+                _where(task),
+            )
+        await self._cancel(last_words_s / 2)
+        self._report_shutdown()
+
+    async def _run(self) -> None:
+        scope = {
+            "type": "lifespan",
+            "asgi": {"version": "3.0", "spec_version": "2.0"},
+            "state": self.state,
+        }
+        try:
+            await self._app(scope, self._receive, self._send)
+        except BaseException as error:  # noqa: BLE001 - SystemExit would stop the loop
+            self._error = error
+
+    async def _receive(self) -> Message:
+        self._received += 1
+        if self._received == 1:
+            return {"type": "lifespan.startup"}
+        if self._received > 2:
+            # A loop that does not end with shutdown: it stays here until it is cancelled.
+            if not self._over.done():
+                self._over.set_result(None)
+            await asyncio.get_running_loop().create_future()
+        # Shielded by hand: cancelling one who waits must not cancel the future for all.
+        await asyncio.wait([self._stopping])
+        return {"type": "lifespan.shutdown"}
+
+    async def _send(self, message: Message) -> None:
+        kind = str(message.get("type"))
+        phase = "shutdown" if self._started.done() else "startup"
+        done = self._stopped if self._started.done() else self._started
+        expected = f'"lifespan.{phase}.complete" or "lifespan.{phase}.failed"'
+        if kind not in (f"lifespan.{phase}.complete", f"lifespan.{phase}.failed"):
+            raise RuntimeError(f"cannot send {kind} in lifespan {phase}: expected {expected}")
+        if done.done():
+            raise RuntimeError(f"cannot send {kind}: lifespan {phase} was answered already")
+        if phase == "shutdown" and not self._stopping.done():
+            raise RuntimeError(f"cannot send {kind}: lifespan.shutdown was not received yet")
+        if kind.endswith(".failed"):
+            done.set_result(str(message.get("message", "")))
+        else:
+            done.set_result(None)
+
+    def _failed(self, message: str) -> BootError:
+        """What ``lifespan.startup.failed`` says; frameworks put whole tracebacks in it."""
+        lines = message.strip().splitlines()
+        said = lines[-1].strip() if lines else "no message was given"
+        text = message if len(lines) > 1 else ""
+        if not text and self._error is not None and not self._cancelled:
+            text = application_traceback(self._error)
+            said = said if lines else one_line(self._error)
+        return BootError(f"the application failed at lifespan startup: {said}", text)
+
+    def _without(self) -> None:
+        """The application returned or raised without having sent anything."""
+        error = self._error
+        self._task = None
+        if error is None:
+            said = "it returned without completing startup"
+            text = ""
+        else:
+            said, text = one_line(error), application_traceback(error)
+        if self._mode == "on":
+            raise BootError(f"the application failed at lifespan startup: {said}", text)
+        if error is not None and self._received:
+            log.warning(
+                "The application raised at lifespan startup and is run without lifespan "
+                "(--lifespan on makes this an error):\n%s",
+                text.rstrip(),
+            )
+            return
+        log.info("The application is run without lifespan: %s", said)
+        if text:
+            log.debug("It raised at lifespan:\n%s", text.rstrip())
+
+    def _died(self, _: asyncio.Task[None]) -> None:
+        """The application left lifespan between startup and shutdown; service goes on."""
+        if self._error is not None:
+            log.error(
+                "The application's lifespan ended with an error; its shutdown will not run:\n%s",
+                application_traceback(self._error).rstrip(),
+            )
+        else:
+            log.debug("The application returned from lifespan; its shutdown will not run")
+
+    def _report_shutdown(self) -> None:
+        if self._stopped.done() and self._stopped.result() is not None:
+            log.error("The application failed at lifespan shutdown: %s", self._stopped.result())
+        if self._error is not None and not self._cancelled:
+            log.error(
+                "The application raised at lifespan shutdown:\n%s",
+                application_traceback(self._error).rstrip(),
+            )
+
+    async def _cancel(self, limit_s: float) -> None:
+        task = self._task
+        if task is None or task.done():
+            return
+        self._cancelled = True
+        task.cancel()
+        await _first_of(limit_s, task)
+        if not task.done():
+            log.error("The application's lifespan refuses to be cancelled and is abandoned")
+
+
+async def _first_of(limit_s: float, *futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, timeout=max(limit_s, 0), return_when=asyncio.FIRST_COMPLETED)
+
+
+def _where(task: asyncio.Task[None]) -> str:
+    """The lines at which the application waits, outermost first."""
+    frames: list[tuple[FrameType, int]] = []
+    waiting: Any = task.get_coro()
+    while waiting is not None:
+        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
+        if frame is not None and frame.f_code.co_filename != __file__:
+            frames.append((frame, frame.f_lineno))
+        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+    return "".join(traceback.StackSummary.extract(iter(frames)).format())
