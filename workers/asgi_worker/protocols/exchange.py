@@ -1,0 +1,350 @@
+"""One HTTP request and its response as ASGI, whatever the HTTP version.
+
+The only place that knows which messages an application may send when, and what it is told (ASGI HTTP
+2.5). A connection fills in what arrives (:meth:`Exchange.feed`, :meth:`Exchange.end`,
+:meth:`Exchange.disconnect`) and writes what :class:`Wire` asks of it; between the two there are no
+event objects, because this path is walked for every request.
+
+A response head is kept until the first body message, so that both leave in one write.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+if TYPE_CHECKING:
+    from asgi_worker.application import Message, Scope
+    from asgi_worker.server import Server
+
+BODY_HIGH_WATER_BYTES: Final = 64 * 1024
+"""More request body than this is not read ahead of the application."""
+
+
+class ClientDisconnected(OSError):
+    """Raised by ``send()`` when the client has gone (ASGI HTTP 2.4); no error of the application."""
+
+
+class Phase(enum.IntEnum):
+    """How far the response is."""
+
+    NOTHING = 0
+    HEAD = 1  # http.response.start came, nothing is written yet
+    BODY = 2  # the head is written
+    TRAILERS = 3  # the body is complete, trailers were promised
+    COMPLETE = 4
+
+
+NOTHING: Final = Phase.NOTHING
+HEAD: Final = Phase.HEAD
+BODY: Final = Phase.BODY
+TRAILERS: Final = Phase.TRAILERS
+COMPLETE: Final = Phase.COMPLETE
+
+
+class Wire(Protocol):
+    """Where the response goes: the output half of a connection, or a stream of one."""
+
+    write_paused: bool
+
+    def respond(self, exchange: Exchange, body: bytes, more: bool) -> None:
+        """Write the head and the first piece of the body."""
+
+    def write_body(self, exchange: Exchange, body: bytes, more: bool) -> None:
+        """Write a further piece of the body."""
+
+    def inform(self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Write an interim response (1xx)."""
+
+    def write_trailers(self, exchange: Exchange, headers: list[tuple[bytes, bytes]]) -> None:
+        """Write all trailers."""
+
+    async def send_file(self, exchange: Exchange, path: str) -> None:
+        """Write the head and the whole file."""
+
+    async def writable(self) -> None:
+        """Return when the client has read enough that more may be written, or has gone."""
+
+
+class Source(Protocol):
+    """Where the request comes from: the input half of a connection, or a stream of one."""
+
+    server: Server
+
+    def want_body(self, exchange: Exchange) -> None:
+        """The application has taken what there was of the body and asks for more."""
+
+    def responded(self, exchange: Exchange) -> None:
+        """The response is complete."""
+
+    def cut(self, exchange: Exchange) -> None:
+        """The response cannot be completed: the client must notice."""
+
+
+class Exchange:
+    """One request being answered. ``receive`` and ``send`` are what the application gets."""
+
+    __slots__ = (
+        "body",
+        "body_bytes",
+        "disconnected",
+        "expects_continue",
+        "headers",
+        "keep_alive",
+        "more_body",
+        "phase",
+        "promised_trailers",
+        "remaining",
+        "request_read",
+        "scope",
+        "sent_bytes",
+        "source",
+        "started_at",
+        "status",
+        "task",
+        "trailers",
+        "waiters",
+        "wire",
+    )
+
+    def __init__(self, source: Source, wire: Wire, scope: Scope, keep_alive: bool) -> None:
+        self.source = source
+        self.wire = wire
+        self.scope = scope
+        self.keep_alive = keep_alive
+        self.phase = NOTHING
+        self.more_body = True  # more of the request body is to come from the client
+        self.request_read = False  # the application was given the last of it
+        self.disconnected = False
+        self.expects_continue = False
+        self.body: list[bytes] | None = None
+        self.body_bytes = 0  # held in self.body
+        self.sent_bytes = 0  # of the response body
+        self.waiters: list[asyncio.Future[None]] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.started_at = 0.0
+
+    def start(self) -> None:
+        """Call the application. What it does is logged and answered for; nothing is raised."""
+        server = self.source.server
+        call: Any = None
+        try:
+            call = server.app(self.scope, self.receive, self.send)
+            task = server.new_task(call)
+        except Exception as error:  # noqa: BLE001 – a callable that is no application
+            self._failed(error)
+            return
+        if task.done():
+            self._done(task)
+        else:
+            server.tasks.add(task)
+            task.add_done_callback(self._done)
+
+    # What the connection says.
+
+    def feed(self, data: bytes) -> None:
+        """A piece of the request body arrived."""
+        if self.phase == COMPLETE or self.disconnected:
+            return  # nobody will ask for it
+        if self.body is None:
+            self.body = [data]
+        else:
+            self.body.append(data)
+        self.body_bytes += len(data)
+        if self.waiters:
+            self._wake()
+
+    def end(self) -> None:
+        """The request body is complete."""
+        self.more_body = False
+        if self.waiters:
+            self._wake()
+
+    def disconnect(self) -> None:
+        """The client has gone, or is to be taken for gone because the worker stops."""
+        self.disconnected = True
+        self.body = None
+        self.body_bytes = 0
+        if self.waiters:
+            self._wake()
+
+    def _wake(self) -> None:
+        waiters, self.waiters = self.waiters, None
+        for waiter in waiters or ():
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # What the application calls.
+
+    async def receive(self) -> Message:
+        """The next ``http.request`` or, when there is nothing more to come, ``http.disconnect``."""
+        while True:
+            if self.disconnected or self.phase == COMPLETE:
+                return {"type": "http.disconnect"}
+            if self.body:
+                parts, self.body = self.body, None
+                self.body_bytes = 0
+                body = parts[0] if len(parts) == 1 else b"".join(parts)
+                if self.more_body:
+                    self.source.want_body(self)
+                    return {"type": "http.request", "body": body, "more_body": True}
+                self.request_read = True
+                return {"type": "http.request", "body": body, "more_body": False}
+            if not self.more_body and not self.request_read:
+                self.request_read = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            if self.more_body:
+                self.source.want_body(self)
+            waiter = asyncio.get_running_loop().create_future()
+            if self.waiters is None:
+                self.waiters = [waiter]
+            else:
+                self.waiters.append(waiter)
+            await waiter
+
+    async def send(self, message: Message) -> None:
+        """Take one message of the application.
+
+        Raises ``ClientDisconnected`` when nobody is there to get it and ``RuntimeError``, saying what
+        is wrong, for a message that ASGI does not allow here. What comes after a complete response is
+        ignored, as the specification says.
+        """
+        kind = message["type"]
+        if self.disconnected:
+            raise ClientDisconnected("the client has closed the connection")
+        phase = self.phase
+        if kind == "http.response.body":
+            body = message.get("body", b"")
+            more = message.get("more_body", False)
+            if phase == HEAD:
+                self.wire.respond(self, body, more)
+                self.phase = BODY
+            elif phase == BODY:
+                self.wire.write_body(self, body, more)
+            elif phase == COMPLETE:
+                return
+            else:
+                raise self._unexpected(kind)
+            if not more:
+                if self.promised_trailers:
+                    self.phase = TRAILERS
+                else:
+                    self.complete()
+            elif self.wire.write_paused:
+                await self._writable()
+        elif kind == "http.response.start":
+            if phase == COMPLETE:
+                return
+            if phase != NOTHING:
+                raise self._unexpected(kind)
+            self.status = message["status"]
+            self.headers: Iterable[tuple[bytes, bytes]] = message.get("headers", ())
+            self.promised_trailers = (
+                "trailers" in message
+                and message["trailers"]
+                and "http.response.trailers" in self.scope["extensions"]
+            )
+            self.phase = HEAD
+        else:
+            await self._send_rare(kind, message)
+
+    def complete(self) -> None:
+        """The last of the response has been handed to the wire."""
+        self.phase = COMPLETE
+        self.source.responded(self)
+        if self.waiters:
+            self._wake()
+
+    async def _writable(self) -> None:
+        await self.wire.writable()
+        if self.disconnected:
+            raise ClientDisconnected("the client has closed the connection")
+
+    async def _send_rare(self, kind: str, message: Message) -> None:
+        phase = self.phase
+        if phase == COMPLETE:
+            return
+        extensions = self.scope["extensions"]
+        if kind == "http.response.pathsend" and kind in extensions and phase == HEAD:
+            path = message["path"]
+            if not isinstance(path, str) or not os.path.isabs(path):
+                raise RuntimeError(f"{kind}: path must be an absolute path, not {path!r}")
+            try:
+                await self.wire.send_file(self, path)
+            except ConnectionError as error:
+                raise ClientDisconnected("the client has closed the connection") from error
+            self.complete()
+        elif kind == "http.response.early_hint" and kind in extensions and phase in (NOTHING, HEAD):
+            links = [(b"link", link) for link in message["links"]]
+            self.wire.inform(self, 103, links)
+        elif kind == "http.response.trailers" and kind in extensions and phase == TRAILERS:
+            self.trailers = [*getattr(self, "trailers", ()), *message.get("headers", ())]
+            if not message.get("more_trailers", False):
+                self.wire.write_trailers(self, self.trailers)
+                self.complete()
+        else:
+            raise self._unexpected(kind)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self.source.server.tasks.discard(task)
+        if task.cancelled():
+            error: BaseException | None = asyncio.CancelledError("the worker stops")
+        else:
+            error = task.exception()
+        if error is not None or self.phase != COMPLETE:
+            self._failed(error)
+
+    def _failed(self, error: BaseException | None) -> None:
+        """The application raised, or returned before its response was complete."""
+        log = self.source.server.log
+        scope = self.scope
+        what = f"{scope['method']} {scope['path']!r}"
+        if self.disconnected and (error is None or _is_disconnect(error)):
+            log.debug("%s: the client has gone before the response was complete", what)
+            return
+        if error is None:
+            log.error("%s: the application returned without completing its response", what)
+        elif isinstance(error, asyncio.CancelledError):
+            log.error("%s: the application was cancelled", what)
+        else:
+            log.error("%s: exception in the application", what, exc_info=error)
+        if self.disconnected or self.phase == COMPLETE:
+            return
+        if self.phase in (NOTHING, HEAD):
+            self.answer(500, b"Internal Server Error")
+        else:
+            self.source.cut(self)
+
+    def answer(self, status: int, text: bytes) -> None:
+        """Respond in place of the application, which has not begun to."""
+        self.status = status
+        self.headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        self.promised_trailers = False
+        self.wire.respond(self, text, False)
+        self.complete()
+
+    def _unexpected(self, kind: str) -> RuntimeError:
+        expected = {
+            NOTHING: "http.response.start",
+            HEAD: "http.response.body",
+            BODY: "http.response.body",
+            TRAILERS: "http.response.trailers",
+        }[self.phase]
+        return RuntimeError(f"unexpected ASGI message {kind!r}: expected {expected!r} here")
+
+
+def _is_disconnect(error: BaseException) -> bool:
+    """Whether ``error`` is, or was caused by, our telling that the client has gone."""
+    seen = 0
+    current: BaseException | None = error
+    while current is not None and seen < 16:
+        if isinstance(current, ClientDisconnected | asyncio.CancelledError):
+            return True
+        if isinstance(current, BaseExceptionGroup):
+            return all(_is_disconnect(one) for one in current.exceptions)
+        current = current.__cause__ or current.__context__
+        seen += 1
+    return False

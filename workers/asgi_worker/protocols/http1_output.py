@@ -1,0 +1,238 @@
+"""The output half of an HTTP/1.1 connection: responses in, delimited bytes out (RFC 9112 §6).
+
+The application's messages say what the response is; this module says how the client finds its end:
+by a length when it is known, by chunks, or, for HTTP/1.0, by the close of the connection. A length
+that the application states is enforced, since a client would read a wrong one into the next response.
+
+Small pieces of a streamed body are gathered and leave once per turn of the loop in one write; a large
+piece is handed to the transport as it is, never copied to be joined with what comes before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+from asgi_worker.protocols import sendfile
+from asgi_worker.protocols.exchange import BODY
+from asgi_worker.protocols.response import (
+    BODYLESS,
+    STATUS_LINES,
+    check_header,
+    serialise,
+    status_line,
+)
+
+if TYPE_CHECKING:
+    from asgi_worker.protocols.exchange import Exchange
+    from asgi_worker.server import Server
+
+JOIN_MAX_BYTES: Final = 16 * 1024
+"""A piece up to this size is copied to leave in one write with its neighbours."""
+FLUSH_BYTES: Final = 64 * 1024
+"""So much is gathered at most before it is handed to the transport."""
+
+CHUNKED: Final = -1
+UNTIL_CLOSE: Final = -2
+NO_BODY: Final = -3
+"""Instead of the number of bytes still to come in ``Exchange.remaining``."""
+
+
+class Output:
+    """What exchanges write to; the :class:`~.exchange.Wire` of HTTP/1.1."""
+
+    __slots__ = ("gathered", "gathered_bytes", "lost", "server", "transport", "waiters", "write_paused")
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.transport: asyncio.Transport
+        self.gathered: list[bytes] = []
+        self.gathered_bytes = 0
+        self.write_paused = False
+        self.lost = False
+        self.waiters: list[asyncio.Future[None]] = []
+
+    # The exchange asks.
+
+    def respond(self, exchange: Exchange, body: bytes, more: bool) -> None:
+        """Write the head and the first piece of the body; raises ``RuntimeError``, nothing written,
+        for a head that must not be sent.
+        """
+        head = self._head(exchange, len(body), more)
+        remaining = exchange.remaining
+        if remaining < 0:
+            if remaining == CHUNKED:
+                self._gather(head)
+                self.write_body(exchange, body, more)
+                return
+            if remaining == NO_BODY:
+                body = b""
+        else:
+            _account(exchange, len(body), more)
+        exchange.sent_bytes = len(body)
+        if len(body) > JOIN_MAX_BYTES:
+            self.flush()
+            self.transport.write(head)
+            self.transport.write(body)
+        elif more or self.gathered:
+            self._gather(head + body)
+            if not more:
+                self.flush()
+        else:
+            self.transport.write(head + body)
+
+    def write_body(self, exchange: Exchange, body: bytes, more: bool) -> None:
+        """Write a further piece of the body; raises ``RuntimeError`` when its length is wrong."""
+        remaining = exchange.remaining
+        if remaining == CHUNKED:
+            size = len(body)
+            exchange.sent_bytes += size
+            if size > JOIN_MAX_BYTES:
+                self._gather(b"%x\r\n" % size)
+                self.flush()
+                self.transport.write(body)
+                self._gather(b"\r\n")
+            elif size:
+                self._gather(b"%x\r\n%b\r\n" % (size, body))
+            if not more:
+                self._gather(b"0\r\n" if exchange.promised_trailers else b"0\r\n\r\n")
+                self.flush()
+            return
+        if remaining != NO_BODY:
+            if remaining >= 0:
+                _account(exchange, len(body), more)
+            exchange.sent_bytes += len(body)
+            if len(body) > JOIN_MAX_BYTES:
+                self.flush()
+                self.transport.write(body)
+            elif body:
+                self._gather(body)
+        if not more:
+            self.flush()
+
+    def write_trailers(self, exchange: Exchange, headers: list[tuple[bytes, bytes]]) -> None:
+        """Write all trailers and the end of the message (RFC 9112 §7.1.2)."""
+        if exchange.remaining == CHUNKED:
+            self._gather(_lines(headers) + b"\r\n")
+        self.flush()
+
+    def inform(self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Write an interim response (RFC 9110 §15.2); HTTP/1.0 clients do not know them."""
+        if exchange.scope["http_version"] != "1.0":
+            self._gather(STATUS_LINES[status] + _lines(headers) + b"\r\n")
+            self.flush()
+
+    async def send_file(self, exchange: Exchange, path: str) -> None:
+        """Write the head and the file; raises ``OSError`` of ``open``, nothing written."""
+        with open(path, "rb") as file:
+            size = sendfile.size_of(file)
+            head = self._head(exchange, size, False)
+            if exchange.remaining >= 0:
+                _account(exchange, size, False)
+            exchange.phase = BODY
+            self._gather(head)
+            self.flush()
+            if exchange.remaining == NO_BODY:
+                return
+            exchange.sent_bytes = size
+            await sendfile.send(self, file, size)
+
+    async def writable(self) -> None:
+        """Return when the client has read enough that more may be written, or has gone."""
+        while self.write_paused and not self.lost:
+            waiter = self.server.loop.create_future()
+            self.waiters.append(waiter)
+            await waiter
+
+    # The transport tells (by way of the connection, whose protocol methods these are).
+
+    def pause_writing(self) -> None:
+        """The transport's buffer is above its high-water mark."""
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        """… is below its low-water mark again, or the connection is lost."""
+        self.write_paused = False
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def flush(self) -> None:
+        """Hand what was gathered to the transport."""
+        if self.gathered:
+            gathered, self.gathered = self.gathered, []
+            self.gathered_bytes = 0
+            if not self.lost:
+                self.transport.write(gathered[0] if len(gathered) == 1 else b"".join(gathered))
+
+    def _gather(self, data: bytes) -> None:
+        if not self.gathered:
+            self.server.loop.call_soon(self.flush)
+        self.gathered.append(data)
+        self.gathered_bytes += len(data)
+        if self.gathered_bytes > FLUSH_BYTES:
+            self.flush()
+
+    def _head(self, exchange: Exchange, body_bytes: int, more: bool) -> bytes:
+        """The head for a response whose first piece of body is ``body_bytes`` long.
+
+        Sets ``exchange.remaining`` and, where the framing needs it, clears ``exchange.keep_alive``.
+        """
+        status = exchange.status
+        line = STATUS_LINES.get(status)
+        if line is None or status < 200:
+            line = status_line(status)
+        block, length, close, has_date, has_server = serialise(exchange.headers)
+        if has_date or has_server:
+            defaults = self.server.default_headers(date=not has_date, server=not has_server)
+        else:
+            defaults = self.server.defaults
+        if close:
+            exchange.keep_alive = False
+        scope = exchange.scope
+        framing = b""
+        if status in BODYLESS or scope["method"] == "HEAD":
+            exchange.remaining = NO_BODY
+            if status == 204 and length is not None:  # RFC 9110 §8.6: no Content-Length with 204
+                block = _without_length(block)
+            elif length is None and not more and status not in BODYLESS:
+                framing = b"content-length: %d\r\n" % body_bytes
+        elif length is not None:
+            exchange.remaining = length
+        elif not (more or exchange.promised_trailers):
+            exchange.remaining = body_bytes
+            framing = b"content-length: %d\r\n" % body_bytes
+        elif scope["http_version"] == "1.1":
+            exchange.remaining = CHUNKED
+            framing = b"transfer-encoding: chunked\r\n"
+        else:
+            exchange.remaining = UNTIL_CLOSE
+            exchange.keep_alive = False
+        if not exchange.keep_alive:
+            end = b"connection: close\r\n\r\n"
+        elif scope["http_version"] == "1.1":
+            end = b"\r\n"
+        else:
+            end = b"connection: keep-alive\r\n\r\n"
+        return b"".join((line, block, defaults, framing, end))
+
+
+def _account(exchange: Exchange, body_bytes: int, more: bool) -> None:
+    """Count a piece of a body whose length was stated."""
+    remaining = exchange.remaining = exchange.remaining - body_bytes
+    if remaining < 0:
+        raise RuntimeError(f"the body is {-remaining} bytes longer than content-length says")
+    if remaining and not more:
+        raise RuntimeError(f"the body ends {remaining} bytes short of what content-length says")
+
+
+def _lines(headers: list[tuple[bytes, bytes]]) -> bytes:
+    for name, value in headers:
+        check_header(name, value)
+    return b"".join(b"%b: %b\r\n" % header for header in headers)
+
+
+def _without_length(block: bytes) -> bytes:
+    lines = block.splitlines(keepends=True)
+    return b"".join(line for line in lines if not line.lower().startswith(b"content-length:"))

@@ -1,0 +1,326 @@
+"""The connections of one worker: listeners, the tick, the sweep, draining.
+
+One :class:`Server` a worker. Connections of every protocol register here; once a tick the loop
+stamps the scoreboard, which is the worker's promise to the master that its loop turns; once a second
+a sweep compares every connection's ``deadline``, so no request costs a timer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import errno
+import logging
+import socket
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from email.utils import formatdate
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+from asgi_worker.protocols.forwarded import TrustedProxies
+from asgi_worker.protocols.http1 import HttpConnection
+from asgi_worker.scoreboard import State, Word
+
+if TYPE_CHECKING:
+    from asgi_worker.access_log import AccessLog
+    from asgi_worker.application import Application, Scope
+    from asgi_worker.contract import WorkerSettings
+    from asgi_worker.protocols.exchange import Exchange
+
+TICK_S: Final = 0.1
+SWEEP_TICKS: Final = 10
+NOTICE_S: Final = 2.0
+"""Applications are told that their clients are gone so long before they are cancelled, at most."""
+CANCEL_S: Final = 0.5
+"""How long a cancelled application may take to end."""
+
+
+class Connection(Protocol):
+    """What the server asks of a connection, whatever its protocol."""
+
+    deadline: float
+    """Loop time after which the sweep calls :meth:`expire`; ``math.inf`` for never."""
+
+    def expire(self, now: float) -> None:
+        """The deadline has passed."""
+
+    def drain(self, successor: bool) -> None:
+        """End soon: after the request in flight; a WebSocket with 1012 (``successor``) or 1001."""
+
+    def disconnect(self) -> None:
+        """Tell the application that its client has gone: the budget for draining is nearly spent."""
+
+    def abort(self) -> None:
+        """End now."""
+
+
+class Server:
+    """Serves ``app`` on ``listeners`` until told to drain. All its methods run on ``loop``."""
+
+    def __init__(
+        self,
+        app: Application,
+        settings: WorkerSettings,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        board: memoryview,
+        slot: int = 0,
+        generation: int = 1,
+        state: dict[str, Any] | None = None,
+        access_log: AccessLog | None = None,
+    ) -> None:
+        self.app = app
+        self.settings = settings
+        self.loop = loop
+        self.board = board
+        self.access_log = access_log
+        self.log = logging.getLogger("asgi_worker")
+        self.connections: set[Connection] = set()
+        self.tasks: set[asyncio.Task[Any]] = set()
+        self.requests = 0
+        self.errors = 0
+        self.websockets = 0
+        self.draining = False
+        self.now = loop.time()
+        self.trusted = TrustedProxies(settings.forwarded_allow_ips) if settings.proxy_headers else None
+        self._base_scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.5"},
+            "http_version": "1.1",
+            "server": None,
+            "client": None,
+            "scheme": "http",
+            "method": "GET",
+            "root_path": settings.root_path,
+            "path": "/",
+            "raw_path": b"/",
+            "query_string": b"",
+            "headers": [],
+            "state": {} if state is None else state,
+            "extensions": {
+                "http.response.pathsend": {},
+                "http.response.early_hint": {},
+                "asgi_supervise": {
+                    "slot": slot,
+                    "generation": generation,
+                    "workers": settings.workers,
+                },
+            },
+        }
+        self._context = contextvars.copy_context()
+        self._eager = sys.version_info >= (3, 12)
+        self._listeners: list[asyncio.AbstractServer] = []
+        self._sockets: list[socket.socket] = []
+        self._ticks = 0
+        self._ticking: asyncio.TimerHandle | None = None
+        self._next_tick = 0.0
+        self._second = 0
+        self._settled: asyncio.Future[None] | None = None
+        self._extra_headers = b"".join(
+            f"{name}: {value}\r\n".encode("latin-1") for name, value in settings.headers
+        )
+        self.defaults = b""
+        self._new_second(int(time.time()))
+
+    # For the connections.
+
+    def new_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run ``coroutine`` as a task: at once up to its first wait where Python can (≥ 3.12).
+
+        Each task gets a context of its own made from the server's, so that nothing set by one
+        request is seen by another. Whoever calls adds an unfinished task to ``tasks``.
+        """
+        if not asyncio.iscoroutine(coroutine):
+            coroutine = _await(coroutine)
+        context = self._context.copy()
+        if self._eager:
+            return asyncio.Task(coroutine, loop=self.loop, context=context, eager_start=True)
+        return asyncio.Task(coroutine, loop=self.loop, context=context)
+
+    def call_soon(self, callback: Any, *args: Any) -> None:
+        """``loop.call_soon`` in the server's context, not in that of the request at work now."""
+        self.loop.call_soon(callback, *args, context=self._context)
+
+    def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run ``coroutine`` as a task that the server keeps, and waits for when draining."""
+        task = self.new_task(coroutine)
+        if not task.done():
+            self.tasks.add(task)
+            task.add_done_callback(self.tasks.discard)
+        return task
+
+    def template(self, transport: asyncio.Transport) -> tuple[Scope, bool]:
+        """The scope that all requests on ``transport`` share, and whether its peer is a trusted proxy."""
+        scope = self._base_scope.copy()
+        peer = transport.get_extra_info("peername")
+        if isinstance(peer, tuple):
+            scope["client"] = peer[:2]
+            scope["server"] = transport.get_extra_info("sockname")[:2]
+            host = peer[0]
+        else:
+            path = transport.get_extra_info("sockname")
+            scope["server"] = (path.decode() if isinstance(path, bytes) else path or "", None)
+            host = None
+        if transport.get_extra_info("sslcontext"):
+            scope["scheme"] = "https"
+        return scope, self.trusted is not None and self.trusted.trusts(host)
+
+    def default_headers(self, *, date: bool = True, server: bool = True) -> bytes:
+        """Header lines that every response has, unless the application set them itself."""
+        return b"".join(
+            (
+                b"server: asgi-supervise\r\n" if server and self.settings.server_header else b"",
+                self._date if date and self.settings.date_header else b"",
+                self._extra_headers,
+            )
+        )
+
+    def record(self, exchange: Exchange) -> None:
+        """Write the access-log line of a complete response; there is an access log."""
+        scope = exchange.scope
+        target = scope["raw_path"].decode("latin-1")
+        if scope["query_string"]:
+            target = f"{target}?{scope['query_string'].decode('latin-1')}"
+        self.access_log.record(  # type: ignore[union-attr]
+            scope["client"],
+            scope["method"],
+            target,
+            scope["http_version"],
+            exchange.status,
+            exchange.sent_bytes,
+            time.perf_counter() - exchange.started_at,
+        )
+
+    def lost(self, connection: Connection) -> None:
+        """``connection`` is closed."""
+        self.connections.discard(connection)
+        if self._settled is not None:
+            self._check_settled()
+
+    # For the worker process.
+
+    async def listen(self, listeners: Sequence[socket.socket]) -> None:
+        """Accept connections on ``listeners`` (bound, listening), and begin to tick."""
+        for listener in listeners:
+            own = listener.dup()
+            own.setblocking(False)
+            self._sockets.append(own)
+            listening = await self._listen(own)
+            self._listeners.append(listening)
+        self._next_tick = self.loop.time()
+        self.board[Word.STATE] = State.READY
+        self._tick()
+
+    async def _listen(self, listener: socket.socket) -> asyncio.AbstractServer:
+        loop, backlog = self.loop, self.settings.backlog
+        own = listener.dup()
+        if listener.family != socket.AF_UNIX:
+            return await loop.create_server(self._connection, sock=own, backlog=backlog)
+        if sys.version_info >= (3, 13) and isinstance(loop, asyncio.SelectorEventLoop):
+            return await loop.create_unix_server(
+                self._connection, sock=own, backlog=backlog, cleanup_socket=False
+            )
+        return await loop.create_unix_server(self._connection, sock=own, backlog=backlog)
+
+    def _connection(self) -> HttpConnection:
+        return HttpConnection(self)
+
+    async def drain(self, budget_s: float, *, successor: bool) -> None:
+        """Stop accepting, then end every connection and request within ``budget_s`` seconds.
+
+        Requests in flight are waited for; the last of the time goes to telling applications that
+        their clients are gone and then to cancelling them. Returns when nothing is left.
+        """
+        deadline = self.loop.time() + budget_s
+        self.draining = True
+        self.board[Word.STATE] = State.DRAINING
+        await self._stop_accepting()
+        for connection in list(self.connections):
+            connection.drain(successor)
+        notice_s = min(NOTICE_S, budget_s / 5)
+        cancel_s = min(CANCEL_S, budget_s / 5)
+        if await self._settle(deadline - notice_s - cancel_s):
+            return
+        self.log.warning(
+            "%d requests still run after %.1f s: telling their applications to stop",
+            len(self.tasks),
+            budget_s - notice_s - cancel_s,
+        )
+        for connection in list(self.connections):
+            connection.disconnect()
+        if not await self._settle(deadline - cancel_s):
+            for task in list(self.tasks):
+                task.cancel()
+            if self.tasks:
+                self.log.warning("%d requests cancelled at the end of the budget", len(self.tasks))
+                await asyncio.wait(self.tasks, timeout=cancel_s)
+        for connection in list(self.connections):
+            connection.abort()
+        await self._settle(self.loop.time() + cancel_s)
+
+    def close(self) -> None:
+        """Stop ticking; the worker is about to exit."""
+        if self._ticking is not None:
+            self._ticking.cancel()
+
+    async def _stop_accepting(self) -> None:
+        """Close the listeners, and serve what had been queued on them until then."""
+        for listening in self._listeners:
+            listening.close()
+        for listener in self._sockets:
+            while True:
+                try:
+                    accepted, _ = listener.accept()
+                except OSError as error:
+                    if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
+                        self.log.warning("cannot accept a queued connection: %s", error)
+                    if error.errno != errno.ECONNABORTED:
+                        break
+                else:
+                    await self.loop.connect_accepted_socket(self._connection, accepted)
+            listener.close()
+
+    async def _settle(self, deadline: float) -> bool:
+        """Wait until no connection and no task is left, or ``deadline``. Whether all have ended."""
+        while self.connections or self.tasks:
+            timeout = deadline - self.loop.time()
+            if timeout <= 0:
+                return False
+            self._settled = self.loop.create_future()
+            await asyncio.wait((self._settled,), timeout=min(timeout, TICK_S))
+        return True
+
+    def _check_settled(self) -> None:
+        if not self.connections and self._settled is not None and not self._settled.done():
+            self._settled.set_result(None)
+
+    def _tick(self) -> None:
+        now = self.now = self.loop.time()
+        board = self.board
+        board[Word.STAMP_NS] = time.monotonic_ns()
+        board[Word.LAG_NS] = max(0, int((now - self._next_tick) * 1e9))
+        board[Word.CONNECTIONS] = len(self.connections)
+        board[Word.IN_FLIGHT] = len(self.tasks)
+        board[Word.REQUESTS] = self.requests
+        board[Word.ERRORS] = self.errors
+        board[Word.WEBSOCKETS] = self.websockets
+        self._ticks += 1
+        if self._ticks % SWEEP_TICKS == 0:
+            for connection in [one for one in self.connections if one.deadline < now]:
+                connection.expire(now)
+        second = int(time.time())
+        if second != self._second:
+            self._new_second(second)
+        self._next_tick = now + TICK_S
+        self._ticking = self.loop.call_later(TICK_S, self._tick)
+
+    def _new_second(self, second: int) -> None:
+        self._second = second
+        self._date = f"date: {formatdate(second, usegmt=True)}\r\n".encode()
+        self.defaults = self.default_headers()
+
+
+async def _await(awaitable: Any) -> None:
+    """An application may return any awaitable; a task takes coroutines only."""
+    await awaitable
