@@ -3,11 +3,8 @@
 A field carries its type and default as Python does, and everything else in one :class:`Setting`
 beside them: help, kind of value, panel, short flag, further names. The command line, the
 environment, the TOML reader, ``--help``, the reference page and the sample file come from it.
-
-A setting has one *word*: ``keep-alive-timeout`` for ``keep_alive_timeout_s``. The flag is
-``--keep-alive-timeout``, the variable ``ASGI_SUPERVISE_KEEP_ALIVE_TIMEOUT``, the key in a file
-``keep-alive-timeout``. Where uvicorn has a setting of the same meaning its name is the word or a
-further flag, so that people can switch by changing one word.
+Where uvicorn has a setting of the same meaning its name is the word or a further flag, so that
+people can switch by changing one word.
 
 Considered and refused: nested structures (a worker's settings would need two names for each) and a
 separate table (two places to forget).
@@ -15,7 +12,7 @@ separate table (two places to forget).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, NamedTuple, get_type_hints
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -27,24 +24,26 @@ from asgi_supervise.settings.addresses import (
     UDS,
 )
 from asgi_supervise.settings.cpus import usable_cpus
+from asgi_supervise.settings.entry import Setting, declared
 from asgi_supervise.settings.values import (
+    APPLICATION,
     FLAG,
     GROUP,
     HEADERS,
     MODE,
+    NAME,
     NETWORKS,
+    PATH,
+    ROOT_PATH,
     USER,
-    Kind,
     choice,
     duration,
     integer,
     size,
-    text,
     workers,
 )
 from asgi_worker.contract import WorkerSettings
 
-ENVIRONMENT_PREFIX = "ASGI_SUPERVISE_"
 PANELS = APP, LISTEN, PROCESSES, TIMES, LIMITS, WEBSOCKETS, PROXIES, LOG, SOURCES = (
     "Application",
     "Listening",
@@ -57,26 +56,6 @@ PANELS = APP, LISTEN, PROCESSES, TIMES, LIMITS, WEBSOCKETS, PROXIES, LOG, SOURCE
     "Where settings come from",
 )
 
-_PATH = text("PATH", pattern=r"(?s).+", complaint="must name a path")
-_MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-
-
-class Setting(NamedTuple):
-    """What a setting is besides its type and default."""
-
-    panel: str
-    kind: Kind
-    help: str
-    word: str = ""
-    """Where it is not made from the field's name."""
-    short: str = ""
-    flags: tuple[str, ...] = ()
-    """Further flags of the same meaning."""
-    variables: tuple[str, ...] = ()
-    """Further environment variables, looked at after our own."""
-    default: str = ""
-    """How the default is shown, where its value does not say it."""
-
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """All that the master knows; made once, never changed.
@@ -88,16 +67,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Setting(
             APP,
-            text(
-                "MODULE:ATTRIBUTE",
-                pattern=rf"{_MODULE}:{_MODULE}",
-                complaint="must be module:attribute, for example myproject.main:app",
-            ),
+            APPLICATION,
             "The application: where to import it and what it is called there.",
+            example='"myproject.main:app"',
         ),
     ]
     app_dir: Annotated[
-        str, Setting(APP, _PATH, "Directory put first on the module search path.")
+        str, Setting(APP, PATH, "Directory put first on the module search path.")
     ] = "."
     factory: Annotated[
         bool,
@@ -121,13 +97,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         Setting(
             APP,
-            text(
-                "PATH",
-                pattern=r"(/[^/?#]+)*",
-                complaint="must begin with a slash and not end with one",
-            ),
+            ROOT_PATH,
             "Path prefix under which a proxy publishes the application.",
             default="none",
+            example='"/api"',
         ),
     ] = ""
 
@@ -177,36 +150,57 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Setting(PROCESSES, duration(), "The window in which deaths are counted.")
     ] = 60.0
     user: Annotated[
-        str | None, Setting(PROCESSES, USER, "Run workers as this user (needs root).")
+        str | None,
+        Setting(
+            PROCESSES,
+            USER,
+            "Run workers as this user (needs root).",
+            example='"www-data"',
+        ),
     ] = None
     group: Annotated[
         str | None,
         Setting(
-            PROCESSES, GROUP, "Run workers as this group (needs root).", default="the user's own"
+            PROCESSES,
+            GROUP,
+            "Run workers as this group (needs root).",
+            default="the user's own",
+            example='"www-data"',
         ),
     ] = None
     umask: Annotated[
         int | None,
-        Setting(PROCESSES, MODE, "File mode mask of all processes.", default="as inherited"),
+        Setting(
+            PROCESSES,
+            MODE,
+            "File mode mask of all processes.",
+            default="as inherited",
+            example='"027"',
+        ),
     ] = None
     chdir: Annotated[
         str | None,
         Setting(
-            PROCESSES, _PATH, "Change to this directory first; other paths are relative to it."
+            PROCESSES,
+            PATH,
+            "Change to this directory first; other paths are relative to it.",
+            example='"/srv"',
         ),
     ] = None
     pid: Annotated[
-        str | None, Setting(PROCESSES, _PATH, "Write the master's process id to this file.")
+        str | None,
+        Setting(
+            PROCESSES,
+            PATH,
+            "Write the master's process id to this file.",
+            example='"/run/asgi-supervise.pid"',
+        ),
     ] = None
     name: Annotated[
         str,
         Setting(
             PROCESSES,
-            text(
-                "NAME",
-                pattern=r"[^\x00-\x1f\x7f]{1,64}",
-                complaint="must be 1 to 64 characters on one line",
-            ),
+            NAME,
             "Name shown by ps and in the log.",
         ),
     ] = "asgi-supervise"
@@ -228,7 +222,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Setting(
             TIMES,
             duration(zero=True),
-            "The part of it kept for the application's lifespan shutdown.",
+            "The part of graceful-timeout kept for the application's lifespan shutdown.",
+            default="5 s, or half of graceful-timeout where that is less",
+            example='"5 s"',
         ),
     ] = 5.0
     keep_alive_timeout_s: Annotated[
@@ -311,6 +307,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "A field added to every response. May be given more than once.",
             word="header",
             default="none",
+            example='["X-Frame-Options: DENY"]',
         ),
     ] = ()
 
@@ -336,7 +333,14 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
     """Settings that are used up while settings are read: they end in a field of another name."""
 
     host: Annotated[
-        str | None, Setting(LISTEN, HOST, "Host to listen on; short for --bind HOST:PORT.")
+        str | None,
+        Setting(
+            LISTEN,
+            HOST,
+            "Host to listen on; short for --bind HOST:PORT.",
+            default=DEFAULT_HOST,
+            example='"127.0.0.1"',
+        ),
     ] = None
     port: Annotated[
         int | None,
@@ -345,6 +349,7 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
             integer(0, 65535),
             "Port to listen on; 0 takes a free one.",
             default=str(DEFAULT_PORT),
+            example=str(DEFAULT_PORT),
         ),
     ] = None
     uds: Annotated[
@@ -353,81 +358,42 @@ class Sources(msgspec.Struct, frozen=True, kw_only=True):
             LISTEN,
             UDS,
             "Listen on this unix socket; short for --bind unix:PATH.",
+            example='"/run/asgi-supervise.sock"',
         ),
     ] = None
     fd: Annotated[
         int | None,
-        Setting(LISTEN, integer(0), "Listen on this inherited socket; short for --bind fd://N."),
+        Setting(
+            LISTEN,
+            integer(0),
+            "Listen on this inherited socket; short for --bind fd://N.",
+            example="3",
+        ),
     ] = None
     env_file: Annotated[
         str | None,
         Setting(
             SOURCES,
-            _PATH,
+            PATH,
             "Load NAME=value lines into the environment; what is set already stays.",
+            example='".env"',
         ),
     ] = None
     config: Annotated[
         str | None,
         Setting(
             SOURCES,
-            _PATH,
+            PATH,
             "Settings file (TOML).",
             default="asgi-supervise.toml, else [tool.asgi-supervise] in pyproject.toml",
         ),
     ] = None
 
 
-class Entry(NamedTuple):
-    """One row of the table: a setting with all its names."""
-
-    field: str
-    word: str
-    setting: Setting
-    default: Any
-
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """Every flag, the one to document first; the application is a positional argument."""
-        short = (self.setting.short,) if self.setting.short else ()
-        return () if self.field == "app" else (f"--{self.word}", *short, *self.setting.flags)
-
-    @property
-    def variables(self) -> tuple[str, ...]:
-        """Every environment variable, ours first."""
-        return (
-            ENVIRONMENT_PREFIX + self.word.upper().replace("-", "_"),
-            *self.setting.variables,
-        )
-
-    @property
-    def key(self) -> str | None:
-        """The key in a settings file; ``None`` for what only leads to one."""
-        return None if self.field == "config" else self.word
-
-    @property
-    def shown_default(self) -> str:
-        """The default as people read it."""
-        if self.setting.default:
-            return self.setting.default
-        if self.default is msgspec.NODEFAULT:
-            return "required"
-        if self.default is None:
-            return "off" if self.setting.kind.metavar.endswith("|off") else "none"
-        return self.setting.kind.show(self.default)
-
-
-def _table() -> tuple[Entry, ...]:
-    entries = []
-    for struct in (Settings, Sources):
-        hints = get_type_hints(struct, include_extras=True)
-        for field in msgspec.structs.fields(struct):
-            setting = next(m for m in hints[field.name].__metadata__ if isinstance(m, Setting))
-            stem = field.name.removesuffix("_s").replace("_max_bytes", "_max_size")
-            word = setting.word or stem.replace("_", "-")
-            entries.append(Entry(field.name, word, setting, field.default))
-    return tuple(sorted(entries, key=lambda entry: PANELS.index(entry.setting.panel)))
-
-
-TABLE = _table()
+TABLE = tuple(
+    sorted(
+        [*declared(Settings), *declared(Sources)],
+        key=lambda entry: PANELS.index(entry.setting.panel),
+    )
+)
 """Every setting, grouped by panel, in the order of declaration."""

@@ -30,8 +30,8 @@ class Kind(NamedTuple):
     show: Callable[[Any], str]
     is_flag: bool = False
     is_list: bool = False
-    separator: str | None = None
-    """With ``is_list``: what separates the items in one word or environment variable."""
+    separator: str = ","
+    """With ``is_list``: what separates items in one word or environment variable."""
 
 
 _DURATION = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>ms|s|m|h)?")
@@ -67,6 +67,25 @@ def text(metavar: str, *, pattern: str = "", complaint: str = "") -> Kind:
     return Kind(metavar, parse, str)
 
 
+_MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
+APPLICATION = text(
+    "MODULE:ATTRIBUTE",
+    pattern=rf"{_MODULE}:{_MODULE}",
+    complaint="must be module:attribute, for example myproject.main:app",
+)
+ROOT_PATH = text(
+    "PATH",
+    pattern=r"(/[^/?#]+)*",
+    complaint="must begin with a slash and not end with one",
+)
+NAME = text(
+    "NAME",
+    pattern=r"[^\x00-\x1f\x7f]{1,64}",
+    complaint="must be 1 to 64 characters on one line",
+)
+PATH = text("PATH", pattern=r"(?s).+", complaint="must name a path")
+
+
 def choice(*words: str) -> Kind:
     """One of ``words``."""
 
@@ -99,7 +118,7 @@ def integer(lowest: int, highest: int | None = None, *, off: bool = False) -> Ki
 
 
 def duration(*, off: bool = False, zero: bool = False) -> Kind:
-    """Seconds, or a number with ``ms``, ``s``, ``m``, ``h``; with ``off`` also ``off`` (``None``)."""
+    """Seconds, or a number with ``ms``, ``s``, ``m``, ``h``; with ``off`` also ``off``."""
 
     def parse(raw: Any) -> float | None:
         if off and raw in ("off", False):
@@ -226,6 +245,7 @@ HEADERS = Kind(
     _parse_header,
     lambda value: ", ".join(f"{name}: {text}" for name, text in value),
     is_list=True,
+    separator="\n",
 )
 
 
@@ -239,4 +259,4 @@ def _parse_network(raw: Any) -> str:
     return word
 
 
-NETWORKS = Kind("ADDRESS,...", _parse_network, ",".join, is_list=True, separator=",")
+NETWORKS = Kind("ADDRESS,...", _parse_network, ",".join, is_list=True)
