@@ -40,11 +40,15 @@ class AccessLog:
         self._lines: list[str] = []
         self._backlog = bytearray()
         self._told: set[str] = set()
-        mode = os.fstat(fd).st_mode
+        try:
+            mode = os.fstat(fd).st_mode
+        except OSError:
+            # Closed: whatever gets this number next must not receive our lines.
+            mode, self._fd = 0, -1
         # Up to PIPE_BUF bytes reach a pipe whole, however many processes write to it.
         self._in_pieces = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
         self._poll: select.poll | None = None
-        if self._in_pieces or os.isatty(fd):
+        if self._in_pieces or os.isatty(self._fd):
             self._poll = select.poll()
             self._poll.register(fd, select.POLLOUT)
 

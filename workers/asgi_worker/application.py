@@ -62,6 +62,15 @@ def load(settings: WorkerSettings) -> Application:
     Puts ``settings.app_dir`` first on ``sys.path``. Raises :class:`BootError` and nothing else,
     whatever the application does (``SystemExit`` at import included).
     """
+    try:
+        return _load(settings)
+    except BootError:
+        raise
+    except BaseException as error:  # noqa: BLE001 - even looking at an object may run its code
+        raise _failed(f'cannot load "{settings.app}"', error) from None
+
+
+def _load(settings: WorkerSettings) -> Application:
     word = settings.app
     module_name, colon, path = word.partition(":")
     if not re.fullmatch(r"\w+(\.\w+)*", module_name) or (
@@ -71,6 +80,7 @@ def load(settings: WorkerSettings) -> Application:
     app_dir = os.path.abspath(settings.app_dir)
     if sys.path[:1] != [app_dir]:
         sys.path.insert(0, app_dir)
+    importlib.invalidate_caches()  # the template may have looked into the directory before
     module = _import(word, module_name, app_dir)
     if not colon:
         path = next((name for name in _DEFAULT_NAMES if hasattr(module, name)), "")
@@ -170,7 +180,7 @@ def _missing_module(missing: str, app_dir: str) -> str:
         if not os.path.isdir(app_dir):
             return f'no module "{missing}": there is no directory {app_dir} (see --app-dir)'
     there = _modules(places)
-    said = f'no module "{missing}" in {where}'
+    said = f'no module "{missing}" in {where}' + ("" if parent_name else " nor installed")
     if near := difflib.get_close_matches(last, there, 3, 0.6):
         return f"{said}; near it: {', '.join(near)}"
     for place in sorted(_folders(app_dir)) if not parent_name else ():
@@ -236,35 +246,38 @@ def _what_is_there(owner: object, name: str) -> str:
     if near := difflib.get_close_matches(name, members, 3, 0.6):
         said.append(f"near it: {', '.join(near)}")
     home = getattr(owner, "__name__", None)
-    apps = [
-        key
-        for key, value in members.items()
-        # Imported functions and classes are tools of the module, not its application.
-        if (not inspect.isroutine(value) or getattr(value, "__module__", home) == home)
-        and not inspect.isclass(value)
-        and _takes(value) == "asgi3"
-    ]
-    if apps:
+    if apps := [key for key, value in members.items() if _seems_application(value, home)]:
         said.append(f"what looks like an ASGI application there: {_listed(apps)}")
     return "; ".join(said) or "nothing there looks like an ASGI application"
+
+
+def _seems_application(value: object, home: str | None) -> bool:
+    # Imported functions and classes are tools of the module, not its application.
+    if inspect.isclass(value) or (
+        inspect.isroutine(value) and getattr(value, "__module__", home) != home
+    ):
+        return False
+    try:
+        return _takes(value) == "asgi3"
+    except Exception:  # noqa: BLE001 - a proxy object of which there is nothing yet
+        return False
 
 
 def _made(word: str, factory: object) -> object:
     if not callable(factory):
         raise BootError(f'cannot call "{word}" as a factory: it is {_kind(factory)}')
-    if _takes(factory) in ("asgi3", "asgi2"):
-        raise BootError(
-            f'cannot call "{word}" as a factory: it seems to be the application itself; '
-            "leave --factory out"
-        )
-    if inspect.iscoroutinefunction(factory):
+    if inspect.iscoroutinefunction(factory) and _takes(factory) == "nothing":
         raise BootError(
             f'cannot call "{word}" as a factory: it is asynchronous; make it a plain function '
             "and await what it needs in lifespan startup"
         )
     signature = _signature(factory)
     if signature is not None and not _accepts(signature, 0):
-        raise BootError(f'cannot call "{word}" as a factory: it needs arguments {signature}')
+        if _takes(factory) in ("asgi3", "asgi2"):
+            hint = f"it takes {signature}, so it is the application itself: leave --factory out"
+        else:
+            hint = f"it needs arguments: {signature}"
+        raise BootError(f'cannot call "{word}" as a factory: {hint}')
     try:
         made: object = factory()
     except BaseException as error:  # noqa: BLE001 - whatever the application does
@@ -336,6 +349,11 @@ def _class_takes(found: type, signature: inspect.Signature) -> Takes:
 
 
 def _call_takes(signature: inspect.Signature) -> Takes:
+    if _accepts(signature, 0) and any(
+        parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        for parameter in signature.parameters.values()
+    ):
+        return "nothing"  # even if it takes three: these are the options of a factory
     if _accepts(signature, 3):
         return "asgi3"
     if _accepts(signature, 0):

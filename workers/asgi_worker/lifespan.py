@@ -16,6 +16,8 @@ for ever for an application that refuses to be cancelled; ``asyncio.wait`` only 
 from __future__ import annotations
 
 import asyncio
+import gc
+import inspect
 import logging
 import traceback
 from types import FrameType
@@ -69,21 +71,21 @@ class Lifespan:
         self._stopped = loop.create_future()
         self._over = loop.create_future()
         task = self._task = loop.create_task(self._run(), name="lifespan")
-        await _first_of(limit_s, task, self._started)
+        await _first_of(loop.time() + limit_s, task, self._started)
         if self._started.done():
             message = self._started.result()
             if message is None:
                 task.add_done_callback(self._died)
                 return
-            await _first_of(LAST_WORDS_S, task)
+            await _first_of(loop.time() + LAST_WORDS_S, task)
             await self._cancel(LAST_WORDS_S)
             raise self._failed(message)
         if not task.done():
-            where = _where(task)
+            where = waits_at(task)
             await self._cancel(LAST_WORDS_S)
             raise BootError(
                 f"the application did not complete lifespan startup within {limit_s:g} s "
-                "(see startup_timeout)",
+                "(see --startup-timeout)",
                 where,
             )
         self._without()
@@ -99,18 +101,19 @@ class Lifespan:
             return
         task.remove_done_callback(self._died)
         last_words_s = min(LAST_WORDS_S, timeout_s / 4)
-        self._stopping.set_result(None)
-        await _first_of(timeout_s - last_words_s, task, self._stopped)
-        if self._stopped.done():
-            await _first_of(last_words_s / 2, task, self._over)
-        elif not task.done():
-            log.error(
-                "The application did not complete lifespan shutdown within %g s, "
-                "it is cancelled. It waits here:\n%s",
-                timeout_s - last_words_s,
-                _where(task),
-            )
-        await self._cancel(last_words_s / 2)
+        deadline = asyncio.get_running_loop().time() + timeout_s - last_words_s
+        if self._started.done():
+            self._stopping.set_result(None)
+            await _first_of(deadline, task, self._stopped)
+            await _first_of(deadline, task, self._over)
+            if not task.done() and not self._over.done():
+                log.error(
+                    "The application did not end its lifespan within %g s and is cancelled. "
+                    "It waits here:\n%s",
+                    timeout_s - last_words_s,
+                    waits_at(task).rstrip(),
+                )
+        await self._cancel(last_words_s)
         self._report_shutdown()
 
     async def _run(self) -> None:
@@ -168,8 +171,7 @@ class Lifespan:
         error = self._error
         self._task = None
         if error is None:
-            said = "it returned without completing startup"
-            text = ""
+            said, text = "it returned without completing startup", ""
         else:
             said, text = one_line(error), application_traceback(error)
         if self._mode == "on":
@@ -180,10 +182,8 @@ class Lifespan:
                 "(--lifespan on makes this an error):\n%s",
                 text.rstrip(),
             )
-            return
-        log.info("The application is run without lifespan: %s", said)
-        if text:
-            log.debug("It raised at lifespan:\n%s", text.rstrip())
+        else:
+            log.debug("The application is run without lifespan: %s", said)
 
     def _died(self, _: asyncio.Task[None]) -> None:
         """The application left lifespan between startup and shutdown; service goes on."""
@@ -198,10 +198,13 @@ class Lifespan:
     def _report_shutdown(self) -> None:
         if self._stopped.done() and self._stopped.result() is not None:
             log.error("The application failed at lifespan shutdown: %s", self._stopped.result())
-        if self._error is not None and not self._cancelled:
+        error = self._error
+        if error is not None and not (
+            self._cancelled and isinstance(error, asyncio.CancelledError)
+        ):
             log.error(
                 "The application raised at lifespan shutdown:\n%s",
-                application_traceback(self._error).rstrip(),
+                application_traceback(error).rstrip(),
             )
 
     async def _cancel(self, limit_s: float) -> None:
@@ -210,22 +213,29 @@ class Lifespan:
             return
         self._cancelled = True
         task.cancel()
-        await _first_of(limit_s, task)
+        await _first_of(asyncio.get_running_loop().time() + limit_s, task)
         if not task.done():
             log.error("The application's lifespan refuses to be cancelled and is abandoned")
 
 
-async def _first_of(limit_s: float, *futures: asyncio.Future[Any]) -> None:
-    await asyncio.wait(futures, timeout=max(limit_s, 0), return_when=asyncio.FIRST_COMPLETED)
+async def _first_of(deadline: float, *futures: asyncio.Future[Any]) -> None:
+    left_s = max(deadline - asyncio.get_running_loop().time(), 0)
+    await asyncio.wait(futures, timeout=left_s, return_when=asyncio.FIRST_COMPLETED)
 
 
-def _where(task: asyncio.Task[None]) -> str:
-    """The lines at which the application waits, outermost first."""
+def waits_at(task: asyncio.Task[Any]) -> str:
+    """The lines at which ``task`` is suspended, outermost first, ours left out."""
     frames: list[tuple[FrameType, int]] = []
     waiting: Any = task.get_coro()
     while waiting is not None:
-        frame = getattr(waiting, "cr_frame", None) or getattr(waiting, "gi_frame", None)
-        if frame is not None and frame.f_code.co_filename != __file__:
-            frames.append((frame, frame.f_lineno))
-        waiting = getattr(waiting, "cr_await", None) or getattr(waiting, "gi_yieldfrom", None)
+        for prefix, suspended in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
+            if hasattr(waiting, suspended):
+                frame = getattr(waiting, f"{prefix}_frame")
+                waiting = getattr(waiting, suspended)
+                if frame is not None and frame.f_code.co_filename != __file__:
+                    frames.append((frame, frame.f_lineno))
+                break
+        else:
+            # What __anext__ and asend() return names its generator only to the collector.
+            waiting = next(filter(inspect.isasyncgen, gc.get_referents(waiting)), None)
     return "".join(traceback.StackSummary.extract(iter(frames)).format())

@@ -6,9 +6,9 @@ element, the address in the last element for the one before it, and so on. The c
 address that is not trusted, or the left-most one if all are. Everything further left may have been
 written by the client and is not looked at.
 
--Proto, -Host and -Port belong to hops as well, but most proxies replace them instead of appending.
-Of a list, the value counted from the right as far as the walk went is taken, or the left-most if
-there are fewer: never one that an untrusted hop may have written.
+-Proto, -Host and -Port belong to hops as well. Most proxies replace them, some append. Of a list,
+the value is taken that stands as far from the right as the client's address does in its own, or the
+left-most if there are fewer: where trusted proxies append, what stands further left is not theirs.
 
 ``Forwarded`` (RFC 7239) is read when no X-Forwarded field is there. Preferring it would be wrong:
 the usual proxies append to X-Forwarded-For and pass a ``Forwarded`` on as the client wrote it, so
@@ -22,19 +22,39 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import msgspec
+
 Header = tuple[bytes, bytes]
 Node = tuple[str, int]
 
-REMEMBERED = 4096
-"""Addresses whose trust is remembered; they come from clients, so there must be a limit."""
+MOST_HOPS = 64
+"""Elements looked at, from the right; a chain of proxies is never that long, an attack may be."""
+
+REMEMBERED = 2048
+REMEMBERED_BYTES = 256
+"""How many judgements are remembered, of fields how long: clients write them, so both are bounded.
+
+Clients come back, and a look into a dict costs a tenth of parsing what their proxies say."""
 
 _ADDRESS_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+)(?::([0-9]{1,5}|_[A-Za-z0-9._-]{1,60}))?")
 _IDENTIFIER = re.compile(r"(unknown|_[A-Za-z0-9._-]{1,60})(?::([0-9]{1,5}|_[A-Za-z0-9._-]{1,60}))?")
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,255})(?::([0-9]{1,5}))?")
 # RFC 7239 section 4; white space around ";" is not in the grammar, but harmless.
+# Possessive, so that a long run of spaces is looked at once.
 _PAIR = re.compile(
-    r"[ \t]*(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)="
-    r"(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)|\"((?:[^\"\\]|\\.)*)\"))?[ \t]*(;|$)"
+    r"[ \t]*+(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)="
+    r"(?:([!#$%&'*+.^_`|~0-9A-Za-z-]+)|\"((?:[^\"\\]|\\.)*+)\"))?[ \t]*+(;|\Z)"
+)
+_ESCAPED = re.compile(r"\\(.)")
+
+_FIELDS = frozenset(
+    (
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-proto",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+    )
 )
 
 
@@ -50,6 +70,7 @@ class TrustedProxies:
         self._any = bool(allow)
         self._networks = [_network(entry) for entry in allow if entry not in ("*", "unix:")]
         self._known: dict[str, bool] = {}
+        self._understood: dict[tuple[tuple[bytes, bytes], ...], _Said] = {}
 
     def trusts(self, host: str | None) -> bool:
         """Whether the peer or hop ``host`` is believed; ``None`` is the peer of a unix socket."""
@@ -57,9 +78,8 @@ class TrustedProxies:
             return self._any
         known = self._known.get(host)
         if known is None:
-            if len(self._known) >= REMEMBERED:
-                self._known.clear()
-            known = self._known[host] = self._all or self._contains(host)
+            known = self._all or self._contains(host)
+            _remember(self._known, host, known)
         return known
 
     def apply(self, scope: dict[str, Any], headers: list[Header]) -> None:
@@ -67,16 +87,22 @@ class TrustedProxies:
 
         To be called only for a peer that is trusted. Never raises; what is malformed is ignored.
         """
-        said: dict[bytes, bytes] = {}
+        fields: dict[bytes, bytes] = {}
         for name, value in headers:
             if name in _FIELDS:
-                said[name] = value if name not in said else said[name] + b"," + value
-        hop = _Hop()
-        if b"forwarded" in said and len(said) == 1:
-            self._walk_forwarded(said[b"forwarded"].decode("latin-1"), hop)
-        else:
-            self._walk_x_forwarded(said, hop)
-        _rewrite(scope, headers, hop)
+                fields[name] = value if name not in fields else fields[name] + b"," + value
+        key = tuple(fields.items())
+        said = self._understood.get(key)
+        if said is None:
+            said = self._understand(fields)
+            if sum(map(len, fields.values())) <= REMEMBERED_BYTES:
+                _remember(self._understood, key, said)
+        if said.client is not None:
+            scope["client"] = said.client
+        if said.secure is not None:
+            scope["scheme"] = _SCHEMES[scope["type"] == "websocket", said.secure]
+        if said.name or said.port:
+            _rewrite_host(scope, headers, said)
 
     def _contains(self, host: str) -> bool:
         try:
@@ -85,86 +111,95 @@ class TrustedProxies:
             return False
         return any(address in network for network in self._networks)
 
-    def _walk_x_forwarded(self, said: dict[bytes, bytes], hop: _Hop) -> None:
+    def _understand(self, fields: dict[bytes, bytes]) -> _Said:
+        if b"forwarded" in fields and len(fields) == 1:
+            return self._walk_forwarded(fields[b"forwarded"].decode("latin-1"))
+        return self._walk_x_forwarded(fields)
+
+    def _walk_x_forwarded(self, fields: dict[bytes, bytes]) -> _Said:
+        client = None
         hops = 0
-        for element in reversed(_listed(said.get(b"x-forwarded-for", b""))):
+        for element in reversed(_listed(fields.get(b"x-forwarded-for", b""))):
             node = _node(element)
             if node is None:
                 break
             hops += 1
-            hop.client = node
+            client = node
             if not self.trusts(node[0]):
                 break
-        hop.proto = _said_by(hops, said.get(b"x-forwarded-proto", b"")).lower()
-        hop.host = _said_by(hops, said.get(b"x-forwarded-host", b""))
-        hop.port = _said_by(hops, said.get(b"x-forwarded-port", b""))
+        proto, host, port = (
+            _said_by(hops, fields.get(name, b""))
+            for name in (b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port")
+        )
+        return _said(client, proto, host, port)
 
-    def _walk_forwarded(self, text: str, hop: _Hop) -> None:
+    def _walk_forwarded(self, text: str) -> _Said:
+        client = None
+        proto = host = ""
         for element in _elements_from_right(text):
             pairs = _pairs(element)
             node = _node(pairs["for"]) if pairs and "for" in pairs else None
             if pairs is None or (node is None and "for" in pairs):
-                return
-            hop.client = node or hop.client
-            hop.proto = pairs.get("proto", hop.proto).lower()
-            hop.host = pairs.get("host", hop.host)
+                break
+            client = node or client
+            proto = pairs.get("proto", proto)
+            host = pairs.get("host", host)
             if node is None or not self.trusts(node[0]):
-                return
+                break
+        return _said(client, proto, host, "")
 
 
-_FIELDS = frozenset(
-    (
-        b"forwarded",
-        b"x-forwarded-for",
-        b"x-forwarded-proto",
-        b"x-forwarded-host",
-        b"x-forwarded-port",
-    )
-)
+class _Said(msgspec.Struct, frozen=True):
+    """What the left-most believed proxy said of the connection it got."""
+
+    client: Node | None
+    secure: bool | None
+    name: str  # of the host asked for, "" if not said
+    name_port: int  # the port beside that name, else 0
+    port: int  # of X-Forwarded-Port, else 0
 
 
-class _Hop:
-    """What the left-most believed proxy said of the connection it got; "" is nothing."""
-
-    __slots__ = ("client", "host", "port", "proto")
-
-    def __init__(self) -> None:
-        self.client: Node | None = None
-        self.proto = ""
-        self.host = ""
-        self.port = ""
+_SCHEMES = {
+    (False, False): "http",
+    (False, True): "https",
+    (True, False): "ws",
+    (True, True): "wss",
+}
 
 
-def _rewrite(scope: dict[str, Any], headers: list[Header], hop: _Hop) -> None:
-    if hop.client is not None:
-        scope["client"] = hop.client
-    websocket = scope["type"] == "websocket"
-    if hop.proto in ("https", "wss"):
-        scope["scheme"] = "wss" if websocket else "https"
-    elif hop.proto in ("http", "ws"):
-        scope["scheme"] = "ws" if websocket else "http"
-    port = _port(hop.port)
-    if not hop.host and not port:
-        return
-    at = next((i for i, (name, _) in enumerate(headers) if name == b"host"), None)
-    host, own_port = _host_port(hop.host)
-    replaced = bool(host)
-    if not host and port:
-        # The port alone: it completes the name that is there.
-        host, own_port = _host_port(headers[at][1].decode("latin-1") if at is not None else "")
-    if not host:
-        if port and scope.get("server"):
-            scope["server"] = (scope["server"][0], port)
-        return
+def _said(client: Node | None, proto: str, host: str, port: str) -> _Said:
+    name, name_port = _host_port(host)
+    secure = {"http": False, "ws": False, "https": True, "wss": True}.get(proto.lower())
+    return _Said(client, secure, name, name_port, _port(port))
+
+
+def _remember(memory: dict[Any, Any], key: object, value: object) -> None:
+    if len(memory) >= REMEMBERED:
+        memory.clear()
+    memory[key] = value
+
+
+def _rewrite_host(scope: dict[str, Any], headers: list[Header], said: _Said) -> None:
+    name, name_port, port = said.name, said.name_port, said.port
     usual = 443 if scope["scheme"] in ("https", "wss") else 80
-    # A port in the name is the one that the client used; -Port may be that of the proxy's socket.
-    shown = own_port or (port if port != usual else 0)
-    value = f"{host}:{shown}" if shown else host
+    at = next((i for i, (field, _) in enumerate(headers) if field == b"host"), None)
+    if name:
+        # The port in a name is the one the client used; -Port may be that of the proxy's socket.
+        scope["server"] = (name.strip("[]"), name_port or port or usual)
+    else:
+        server = scope.get("server")
+        if server is not None and server[1] is not None:
+            scope["server"] = (server[0], port)
+        if at is not None:
+            name, name_port = _host_port(headers[at][1].decode("latin-1"))
+    if not name:
+        return
+    shown = name_port or (port if port != usual else 0)
+    field = (b"host", f"{name}:{shown}".encode() if shown else name.encode())
     if at is None:
-        headers.append((b"host", value.encode("ascii")))
-    elif replaced or shown != own_port:
-        headers[at] = (b"host", value.encode("ascii"))
-    scope["server"] = (host.strip("[]"), own_port or port or usual)
+        headers.append(field)
+    else:
+        headers[at] = field
 
 
 def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
@@ -190,7 +225,8 @@ def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
 
 def _listed(value: bytes) -> list[str]:
     """The elements of a comma-separated list, without the empty ones (RFC 9110 section 5.6.1)."""
-    return [text for part in value.decode("latin-1").split(",") if (text := part.strip(" \t"))]
+    parts = value.decode("latin-1").rsplit(",", MOST_HOPS)
+    return [text for part in parts[-MOST_HOPS:] if (text := part.strip(" \t"))]
 
 
 def _said_by(hops: int, value: bytes) -> str:
@@ -245,9 +281,9 @@ def _elements_from_right(text: str) -> Iterator[str]:
     """
     parts: list[str] = []
     odd = False
-    for part in reversed(text.split(",")):
+    for part in reversed(text.rsplit(",", MOST_HOPS)[-MOST_HOPS:]):
         parts.append(part)
-        odd ^= _QUOTES.sub("", part).count('"') % 2 == 1
+        odd ^= _ESCAPED.sub("", part).count('"') % 2 == 1
         if not odd:
             element = ",".join(reversed(parts))
             parts.clear()
@@ -255,9 +291,6 @@ def _elements_from_right(text: str) -> Iterator[str]:
                 yield element
     if parts:
         yield ",".join(reversed(parts))
-
-
-_QUOTES = re.compile(r"\\.")
 
 
 def _pairs(element: str) -> dict[str, str] | None:
@@ -270,7 +303,7 @@ def _pairs(element: str) -> dict[str, str] | None:
             name = name.lower()
             if name in pairs:  # RFC 7239 section 4: each at most once
                 return None
-            pairs[name] = token if token is not None else re.sub(r"\\(.)", r"\1", quoted)
+            pairs[name] = token if token is not None else _ESCAPED.sub(r"\1", quoted)
         if not end:
             return pairs
         at = match.end()
