@@ -35,6 +35,8 @@ from asgi_worker.contract import WorkerSettings
 LAST_WORDS_S = 1.0
 """How long the application may take to return once it has said its last, or was cancelled."""
 
+DEEPEST_WAIT = 100
+
 log = logging.getLogger("asgi_worker.lifespan")
 
 
@@ -47,7 +49,8 @@ class Lifespan:
         self._mode = settings.lifespan
         self._startup_timeout_s = settings.startup_timeout_s
         self._task: asyncio.Task[None] | None = None
-        self._received = 0
+        self._told_startup = False
+        self._told_shutdown = False
         self._started: asyncio.Future[str | None]  # None: complete; else the failure's message
         self._stopping: asyncio.Future[None]
         self._stopped: asyncio.Future[str | None]
@@ -78,11 +81,11 @@ class Lifespan:
                 task.add_done_callback(self._died)
                 return
             await _first_of(loop.time() + LAST_WORDS_S, task)
-            await self._cancel(LAST_WORDS_S)
+            await self._cancel(task, LAST_WORDS_S)
             raise self._failed(message)
         if not task.done():
             where = waits_at(task)
-            await self._cancel(LAST_WORDS_S)
+            await self._cancel(task, LAST_WORDS_S)
             raise BootError(
                 f"the application did not complete lifespan startup within {limit_s:g} s "
                 "(see --startup-timeout)",
@@ -96,7 +99,7 @@ class Lifespan:
         Never raises: what goes wrong is logged. A task still running near the end is cancelled, and
         abandoned if it refuses.
         """
-        task = self._task
+        task, self._task = self._task, None
         if task is None or task.done():
             return
         task.remove_done_callback(self._died)
@@ -113,7 +116,7 @@ class Lifespan:
                     timeout_s - last_words_s,
                     waits_at(task).rstrip(),
                 )
-        await self._cancel(last_words_s)
+        await self._cancel(task, last_words_s)
         self._report_shutdown()
 
     async def _run(self) -> None:
@@ -128,29 +131,34 @@ class Lifespan:
             self._error = error
 
     async def _receive(self) -> Message:
-        self._received += 1
-        if self._received == 1:
+        if not self._told_startup:
+            self._told_startup = True
             return {"type": "lifespan.startup"}
-        if self._received > 2:
-            # A loop that does not end with shutdown: it stays here until it is cancelled.
-            if not self._over.done():
-                self._over.set_result(None)
-            await asyncio.get_running_loop().create_future()
-        # Shielded by hand: cancelling one who waits must not cancel the future for all.
-        await asyncio.wait([self._stopping])
-        return {"type": "lifespan.shutdown"}
+        if not self._told_shutdown:
+            await asyncio.shield(self._stopping)  # who waits may be cancelled and ask again
+            self._told_shutdown = True
+            return {"type": "lifespan.shutdown"}
+        # A loop that does not end with shutdown: it stays here until it is cancelled.
+        if not self._over.done():
+            self._over.set_result(None)
+        never: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        return await never
 
-    async def _send(self, message: Message) -> None:
-        kind = str(message.get("type"))
+    async def _send(self, message: object) -> None:
+        if not isinstance(message, dict):
+            raise RuntimeError(f"cannot send {type(message).__name__}: a message is a dict")
+        kind = message.get("type")
         phase = "shutdown" if self._started.done() else "startup"
         done = self._stopped if self._started.done() else self._started
-        expected = f'"lifespan.{phase}.complete" or "lifespan.{phase}.failed"'
         if kind not in (f"lifespan.{phase}.complete", f"lifespan.{phase}.failed"):
-            raise RuntimeError(f"cannot send {kind} in lifespan {phase}: expected {expected}")
+            raise RuntimeError(
+                f"cannot send {kind!r} in lifespan {phase}: "
+                f'"lifespan.{phase}.complete" or "lifespan.{phase}.failed" is expected'
+            )
         if done.done():
-            raise RuntimeError(f"cannot send {kind}: lifespan {phase} was answered already")
+            raise RuntimeError(f"cannot send {kind!r}: lifespan {phase} was answered already")
         if phase == "shutdown" and not self._stopping.done():
-            raise RuntimeError(f"cannot send {kind}: lifespan.shutdown was not received yet")
+            raise RuntimeError(f"cannot send {kind!r}: lifespan.shutdown was not received yet")
         if kind.endswith(".failed"):
             done.set_result(str(message.get("message", "")))
         else:
@@ -159,7 +167,8 @@ class Lifespan:
     def _failed(self, message: str) -> BootError:
         """What ``lifespan.startup.failed`` says; frameworks put whole tracebacks in it."""
         lines = message.strip().splitlines()
-        said = lines[-1].strip() if lines else "no message was given"
+        at = -1 if "Traceback (most recent call last)" in message else 0
+        said = lines[at].strip() if lines else "no message was given"
         text = message if len(lines) > 1 else ""
         if not text and self._error is not None and not self._cancelled:
             text = application_traceback(self._error)
@@ -169,14 +178,13 @@ class Lifespan:
     def _without(self) -> None:
         """The application returned or raised without having sent anything."""
         error = self._error
-        self._task = None
         if error is None:
             said, text = "it returned without completing startup", ""
         else:
             said, text = one_line(error), application_traceback(error)
         if self._mode == "on":
             raise BootError(f"the application failed at lifespan startup: {said}", text)
-        if error is not None and self._received:
+        if error is not None and self._told_startup:
             log.warning(
                 "The application raised at lifespan startup and is run without lifespan "
                 "(--lifespan on makes this an error):\n%s",
@@ -207,9 +215,8 @@ class Lifespan:
                 application_traceback(error).rstrip(),
             )
 
-    async def _cancel(self, limit_s: float) -> None:
-        task = self._task
-        if task is None or task.done():
+    async def _cancel(self, task: asyncio.Task[None], limit_s: float) -> None:
+        if task.done():
             return
         self._cancelled = True
         task.cancel()
@@ -227,15 +234,19 @@ def waits_at(task: asyncio.Task[Any]) -> str:
     """The lines at which ``task`` is suspended, outermost first, ours left out."""
     frames: list[tuple[FrameType, int]] = []
     waiting: Any = task.get_coro()
-    while waiting is not None:
-        for prefix, suspended in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
+    for _ in range(DEEPEST_WAIT):
+        for kind, suspended in (("cr", "cr_await"), ("gi", "gi_yieldfrom"), ("ag", "ag_await")):
             if hasattr(waiting, suspended):
-                frame = getattr(waiting, f"{prefix}_frame")
+                frame = getattr(waiting, f"{kind}_frame", None)
                 waiting = getattr(waiting, suspended)
                 if frame is not None and frame.f_code.co_filename != __file__:
                     frames.append((frame, frame.f_lineno))
                 break
         else:
-            # What __anext__ and asend() return names its generator only to the collector.
-            waiting = next(filter(inspect.isasyncgen, gc.get_referents(waiting)), None)
+            # What __anext__() and __await__() return names its owner to the collector only.
+            waiting = next(filter(_is_suspended, gc.get_referents(waiting)), None)
     return "".join(traceback.StackSummary.extract(iter(frames)).format())
+
+
+def _is_suspended(found: object) -> bool:
+    return inspect.isasyncgen(found) or inspect.iscoroutine(found) or inspect.isgenerator(found)
