@@ -40,6 +40,8 @@ Takes = Literal["asgi3", "asgi2", "wsgi", "nothing", "other", "no call"]
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _IMPORTLIB = (os.path.dirname(importlib.__file__) + os.sep, "<frozen importlib")
+_DOTTED = re.compile(r"\w+(\.\w+)*")
+_WANTED = "module:attribute is wanted"
 _DEFAULT_NAMES = ("app", "application")
 
 
@@ -73,8 +75,10 @@ def load(settings: WorkerSettings) -> Application:
 def _load(settings: WorkerSettings) -> Application:
     word = settings.app
     module_name, colon, path = word.partition(":")
-    if not re.fullmatch(r"\w+(\.\w+)*", module_name) or (
-        colon and not re.fullmatch(r"\w+(\.\w+)*", path)
+    if (
+        not _DOTTED.fullmatch(module_name)
+        or module_name.endswith(".py")
+        or (colon and not _DOTTED.fullmatch(path))
     ):
         raise BootError(f'cannot load "{word}": {_malformed(word, module_name, path)}')
     app_dir = os.path.abspath(settings.app_dir)
@@ -141,8 +145,9 @@ def _malformed(word: str, module_name: str, path: str) -> str:
     if stem.endswith(".py") or "/" in stem:
         stem = stem.removesuffix(".py").removeprefix("./").strip("/").replace("/", ".")
         return f'a module name is wanted, not a file: try "{stem}:{attribute or "app"}"'
-    missing = "module" if not module_name else "attribute" if not path else ""
-    return f"{f'the {missing} is missing: ' if missing else ''}module:attribute is wanted"
+    if not module_name or not path:
+        return f"the {'attribute' if module_name else 'module'} is missing: {_WANTED}"
+    return f"{_WANTED}, without a call; see --factory" if "(" in path else _WANTED
 
 
 def _import(word: str, name: str, app_dir: str) -> ModuleType:
@@ -173,7 +178,10 @@ def _missing_module(missing: str, app_dir: str) -> str:
         places = list(getattr(parent, "__path__", ()))
         if not places:
             file = getattr(parent, "__file__", None) or "built in"
-            return f'"{parent_name}" is a module ({file}), not a package: it has no "{last}"'
+            return (
+                f'"{parent_name}" is a module ({file}), not a package: it has no "{last}"; '
+                f'is "{parent_name}:{last}" meant?'
+            )
         where = f'package "{parent_name}" ({places[0]})'
     else:
         places, where = [app_dir], app_dir
@@ -188,7 +196,7 @@ def _missing_module(missing: str, app_dir: str) -> str:
             return f"{said}, but there is one in {place}: try --app-dir {place}"
     if there:
         return f"{said}; there are: {_listed(there)}"
-    return f"{said}, nor any other (see --app-dir)"
+    return f"{said}, nor any other module there (see --app-dir)"
 
 
 def _modules(places: list[str]) -> list[str]:
@@ -224,7 +232,7 @@ def _attribute(word: str, module: ModuleType, path: str) -> object:
         try:
             value = getattr(found, name)
         except AttributeError as error:
-            if error.name != name:  # raised by the application's own code on the way to it
+            if inspect.getattr_static(found, name, None) is not None:  # there, but it raised
                 raise _failed(f'cannot read "{name}" of {owner}', error) from None
             raise BootError(
                 f'cannot load "{word}": {owner} has no "{name}"; {_what_is_there(found, name)}'
@@ -302,13 +310,13 @@ def _application(word: str, found: object, made: bool) -> Application:
     if takes == "nothing" and inspect.isclass(found):
         reason += ", not an instance of it: name an instance, or add --factory"
     elif takes == "nothing" and not made:
-        reason += " that takes no arguments, a factory it seems: add --factory"
+        reason += " that can be called without arguments, a factory it seems: add --factory"
     elif takes == "wsgi":
         reason += (
             " that takes two arguments, a WSGI application it seems: "
             "wrap it, for example with asgiref.wsgi.WsgiToAsgi"
         )
-    elif takes == "other":
+    elif takes != "no call":
         reason += f" that takes {_signature(found)}, not (scope, receive, send)"
     raise BootError(f"cannot use {what} as an ASGI application: {reason}")
 
