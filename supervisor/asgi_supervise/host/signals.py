@@ -1,0 +1,89 @@
+"""The table signal → intent, and the pipe on which signals arrive.
+
+The handlers do nothing: Python writes the signal's number to the wake-up socket, and the master
+reads it there like any other event, in its one wait. Considered and refused: work in handlers
+(runs between any two instructions), signalfd (the mask is inherited by what the application
+starts).
+
+A child of ours must not keep the pipe: it would write its own signals to its parent's. Therefore
+forks happen with all signals blocked (:func:`blocked`), and the child calls :func:`forget` before
+it unblocks.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from signal import Signals
+from types import FrameType
+
+from asgi_supervise.policy.vocabulary import Intent
+
+INTENTS: dict[Signals, tuple[Intent, str]] = {
+    Signals.SIGTERM: (Intent.STOP, "Stop gracefully: requests in flight are finished."),
+    Signals.SIGINT: (Intent.INTERRUPT, "Ctrl-C: stop gracefully; a second one stops at once."),
+    Signals.SIGQUIT: (Intent.QUIT, "Stop at once."),
+    Signals.SIGHUP: (Intent.RELOAD, "Reload."),
+    Signals.SIGUSR1: (Intent.REOPEN_LOGS, "Reopen log files."),
+    Signals.SIGUSR2: (Intent.UPGRADE, "Upgrade the master in place."),
+    Signals.SIGTTIN: (Intent.MORE, "One worker more."),
+    Signals.SIGTTOU: (Intent.FEWER, "One worker fewer."),
+}
+"""What each signal to the master asks for, and the sentence for the documentation."""
+
+
+class SignalPipe:
+    """Signals as bytes on a socket. One in a process; belongs to the main thread."""
+
+    def __init__(self) -> None:
+        self.reader, self._writer = socket.socketpair()
+        self.reader.setblocking(False)
+        self._writer.setblocking(False)
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in (*INTENTS, Signals.SIGCHLD):
+            signal.signal(number, _noted)
+
+    def read(self) -> list[Signals]:
+        """Those that arrived since the last time, in order."""
+        try:
+            return [Signals(number) for number in self.reader.recv(4096)]
+        except BlockingIOError:
+            return []
+
+    def close(self) -> None:
+        """Leave the handlers (a late signal must not kill), close the pipe."""
+        signal.set_wakeup_fd(-1)
+        self.reader.close()
+        self._writer.close()
+
+
+def forget(pipe: SignalPipe) -> None:
+    """In a forked child: nothing arrives on the parent's pipe any more.
+
+    What people send to the whole group (Ctrl-C, a closed terminal) is for the master to judge, so
+    it does nothing here. Handlers, not ``SIG_IGN``: that would be inherited by every program the
+    application starts.
+    """
+    pipe.close()
+    signal.signal(Signals.SIGCHLD, signal.SIG_DFL)
+
+
+def obey_termination() -> None:
+    """In a worker, until it installs its own handler: SIGTERM ends it."""
+    signal.signal(Signals.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
+def blocked() -> Iterator[None]:
+    """Block every signal; unblock what was not blocked before."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _noted(number: int, frame: FrameType | None) -> None:
+    """Only there so that Python writes to the wake-up socket."""
