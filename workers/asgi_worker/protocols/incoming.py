@@ -1,0 +1,155 @@
+"""What a WebSocket's client sends, on its way to the application: a bounded queue.
+
+The only place that decides when reading stops. While the application lags behind, neither messages
+nor the bytes they would be made of pile up: the frame reader is stopped in the middle of what it
+has, and the transport stops reading, until the application has taken what is here.
+
+No ``asyncio.Queue``: a future exists only while the application waits, and it waits only for an
+empty queue. Messages stay in the queue until ``receive`` returns them, so cancelling it loses none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final
+
+from asgi_worker.protocols.frames import FrameReader, Violation
+
+if TYPE_CHECKING:
+    from asgi_worker.application import Message
+
+QUEUE_MAX_BYTES: Final = 1024 * 1024
+"""More than this is not taken in ahead of the application, save to complete one message."""
+
+
+class Incoming:
+    """The queue, the one who waits for it, and the tap."""
+
+    __slots__ = (
+        "_early",
+        "_end",
+        "_failed",
+        "_loop",
+        "_max_messages",
+        "_queue",
+        "_queued_bytes",
+        "_transport",
+        "_waiter",
+        "paused",
+        "reader",
+    )
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        transport: asyncio.Transport,
+        max_messages: int,
+        failed: Callable[[Violation], None],
+    ) -> None:
+        """``failed`` is called when the client breaks the protocol; nothing is read after it."""
+        self.reader: FrameReader | None = None
+        self.paused = False
+        self._loop: Final = loop
+        self._transport: Final = transport
+        self._max_messages: Final = max_messages
+        self._failed: Final = failed
+        self._queue: deque[Message] = deque()
+        self._queued_bytes = 0  # since the queue was empty
+        self._waiter: asyncio.Future[None] | None = None
+        self._end: Message | None = None
+        self._early = b""  # sent before the application accepted
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client, as the transport has them."""
+        if self.reader is not None:
+            try:
+                self.reader.feed(data)
+            except Violation as violation:
+                self._failed(violation)
+        elif self._end is None:
+            self._early += data
+            self.pause()
+
+    def listen(self, reader: FrameReader) -> None:
+        """The application has accepted: hand out messages from now on."""
+        self.reader = reader
+        early, self._early = self._early, b""
+        if early:
+            self.data_received(early)
+            self.resume()
+
+    def text(self, text: str) -> None:
+        """Queue a text message."""
+        if self._end is None:
+            self._queue.append({"type": "websocket.receive", "text": text})
+            self._arrived(len(text))
+
+    def binary(self, data: bytes) -> None:
+        """Queue a binary message."""
+        if self._end is None:
+            self._queue.append({"type": "websocket.receive", "bytes": data})
+            self._arrived(len(data))
+
+    def end(self, code: int, reason: str) -> None:
+        """No message comes any more: the application learns why. Only the first call counts."""
+        if self._end is None:
+            self._end = {"type": "websocket.disconnect", "code": code, "reason": reason}
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_result(None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether :meth:`end` was called."""
+        return self._end is not None
+
+    async def receive(self) -> Message:
+        """The next message; after the last, ``websocket.disconnect`` every time."""
+        queue = self._queue
+        while not queue:
+            if self._end is not None:
+                return self._end.copy()
+            if self._waiter is not None and not self._waiter.done():
+                raise RuntimeError("receive() was called while another task waits in it")
+            self._waiter = waiter = self._loop.create_future()
+            await waiter
+        message = queue.popleft()
+        if not queue:
+            self._queued_bytes = 0
+            if self.paused and self._end is None and self.reader is not None:
+                self.resume()
+        return message
+
+    def connect(self) -> None:
+        """Begin with what the application is told first; reading waits for its answer."""
+        self._queue.append({"type": "websocket.connect"})
+
+    def pause(self) -> None:
+        """Read no more from the client until :meth:`resume`."""
+        if self.reader is not None:
+            self.reader.stop()
+        if not self.paused:
+            self.paused = True
+            self._transport.pause_reading()
+
+    def resume(self) -> None:
+        """Read on: first what is here already."""
+        self.paused = False
+        if self.reader is not None:
+            try:
+                self.reader.resume()
+            except Violation as violation:
+                self._failed(violation)
+        if not (self.paused or self._transport.is_closing()):
+            self._transport.resume_reading()
+
+    def _arrived(self, size: int) -> None:
+        self._queued_bytes += size
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+        elif self._queued_bytes > QUEUE_MAX_BYTES or len(self._queue) >= self._max_messages:
+            self.pause()

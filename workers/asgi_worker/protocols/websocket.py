@@ -1,0 +1,395 @@
+"""One WebSocket connection as ASGI (ASGI WebSocket 2.5, RFC 6455).
+
+The life of a connection is its ``phase``. What can happen to it comes from the transport, the frame
+reader, the server and the application; each has its section below.
+
+No connection has a timer: the server's sweep calls ``expire`` when ``deadline`` has passed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Final
+
+from asgi_worker.protocols import frames
+from asgi_worker.protocols.exchange import ClientDisconnected, is_disconnect
+from asgi_worker.protocols.frames import (
+    BINARY,
+    BINARY_HEADS,
+    PING,
+    PONG,
+    TEXT,
+    TEXT_HEADS,
+    FrameReader,
+    Violation,
+)
+from asgi_worker.protocols.handshake import (
+    Agreement,
+    Denial,
+    Refused,
+    acceptance,
+    negotiate,
+    record,
+)
+from asgi_worker.protocols.http1_output import Output
+from asgi_worker.protocols.incoming import Incoming
+from asgi_worker.protocols.websocket_messages import (
+    CLOSED,
+    CLOSING,
+    DENYING,
+    HANDSHAKE,
+    OPEN,
+    binary_payload,
+    unexpected,
+)
+
+if TYPE_CHECKING:
+    from asgi_worker.application import Message, Scope
+    from asgi_worker.protocols.deflate import Deflate
+    from asgi_worker.server import Server
+
+CLOSE_TIMEOUT_S: Final = 10.0
+"""How long the peer may take to answer a close frame, or to read what was written before it."""
+DRAIN_TIMEOUT_S: Final = 2.0
+"""The same while the worker stops."""
+JOIN_MAX_BYTES: Final = 64 * 1024
+"""A payload up to this size is copied to leave in one write with the head of its frame."""
+NEVER: Final = math.inf
+
+
+def upgrade(server: Server, transport: asyncio.Transport, scope: Scope, data: bytes) -> None:
+    """Take over ``transport`` for the handshake request in ``scope``; ``data`` came after its head.
+
+    Called for a GET that asks for ``Upgrade: websocket``; what is wrong with it is answered here.
+    """
+    connection = WebSocketConnection(server, transport, scope)
+    transport.set_protocol(connection)  # type: ignore[arg-type]  # one by its methods
+    server.connections.add(connection)
+    connection.start(data)
+
+
+class WebSocketConnection:
+    """The ``asyncio.Protocol``, and what the application and the server call."""
+
+    __slots__ = (
+        "_accepted",
+        "_agreement",
+        "_deflate",
+        "_denial",
+        "_drain_code",
+        "_ended_by_application",
+        "_incoming",
+        "_output",
+        "_owed_pong",
+        "_ping",
+        "_scope",
+        "_started_at",
+        "_to_come",
+        "_transport",
+        "data_received",
+        "deadline",
+        "phase",
+        "server",
+    )
+
+    def __init__(self, server: Server, transport: asyncio.Transport, scope: Scope) -> None:
+        self.server = server
+        self.deadline = NEVER
+        self.phase = HANDSHAKE
+        self._transport = transport
+        self._scope = scope
+        self._started_at = perf_counter()
+        self._incoming = Incoming(
+            server.loop, transport, server.settings.ws_max_queue, self._failed
+        )
+        self.data_received = self._incoming.data_received
+        self._output = Output(server)
+        self._output.transport = transport
+        self._agreement: Agreement
+        self._accepted = False
+        self._deflate: Deflate | None = None
+        self._denial: Denial | None = None
+        self._drain_code = 0
+        self._ended_by_application = False
+        self._owed_pong: bytes | None = None
+        self._ping: bytes | None = None  # not answered yet
+        self._to_come = 0  # of the frame that was arriving when the last ping was sent
+
+    def start(self, data: bytes) -> None:
+        """Judge the handshake and, if it is one, call the application."""
+        server, scope = self.server, self._scope
+        del scope["method"]  # ASGI has none for a WebSocket
+        try:
+            self._agreement = negotiate(scope, deflate=server.settings.ws_per_message_deflate)
+        except Refused as refused:
+            server.log.info("WebSocket %r refused: %s", scope["path"], refused)
+            self._deny().answer(refused.status, f"{refused}\n", refused.headers)
+            return
+        limit = server.settings.limit_concurrency
+        if limit is not None and (len(server.tasks) >= limit or len(server.connections) > limit):
+            self._deny().answer(503, "Service Unavailable")
+            return
+        scope["subprotocols"] = self._agreement.subprotocols
+        self._incoming.connect()
+        if data:
+            self.data_received(data)
+        if server.draining:
+            self.drain(successor=True)
+        try:
+            call: Any = server.app(scope, self._incoming.receive, self.send)
+            task = server.new_task(call)
+        except Exception as error:  # noqa: BLE001 – a callable that is no application
+            self._application_ended(error)
+            return
+        if task.done():
+            self._done(task)
+        else:
+            server.tasks.add(task)
+            task.add_done_callback(self._done)
+
+    # The transport calls (data_received is an attribute: the queue's, without a detour).
+
+    def eof_received(self) -> None:
+        """The transport closes itself after writing what it holds."""
+
+    def pause_writing(self) -> None:
+        self._output.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._output.resume_writing()
+        if self._owed_pong is not None and self.phase is OPEN:
+            payload, self._owed_pong = self._owed_pong, None
+            self._transport.write(frames.control(PONG, payload))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        server = self.server
+        self._over(1006, "")
+        if self._denial is not None:
+            self._denial.exchange.disconnect()
+        self.deadline = NEVER
+        if self._accepted:
+            server.websockets -= 1
+            if server.access_log is not None:
+                record(server.access_log, self._scope, self._started_at)
+        server.lost(self)
+
+    # The frame reader calls.
+
+    def ping(self, payload: bytes) -> None:
+        if self._output.write_paused:
+            # Only the last ping needs an answer (RFC 6455 §5.5.3): a client that pings and does not
+            # read must not fill our memory with pongs.
+            self._owed_pong = payload
+        elif self.phase is OPEN:
+            self._transport.write(frames.control(PONG, payload))
+
+    def pong(self, payload: bytes) -> None:
+        if payload == self._ping and self.phase is OPEN:
+            self._ping = None
+            self._ping_later()
+
+    def closed(self, code: int, reason: str) -> None:
+        if self.phase is OPEN:
+            self._transport.write(frames.close(code))
+        self._hang_up(code, reason)
+
+    def _failed(self, violation: Violation) -> None:
+        """The client broke the protocol: say so and do not listen any more (RFC 6455 §7.1.7).
+
+        The output is closed behind the close frame and the input drained: a connection closed with
+        unread input would be reset, and the close frame lost.
+        """
+        self.server.log.debug("WebSocket %r failed: %s", self._scope["path"], violation)
+        if self.phase is OPEN:
+            self._transport.write(frames.close(violation.code, violation.reason))
+        self._over(violation.code, violation.reason)
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+        if self._incoming.paused:
+            self._incoming.resume()
+
+    # The server calls.
+
+    def expire(self, now: float) -> None:
+        """Time for a ping; or for its answer, for a close frame's or for the end to have come."""
+        reader = self._incoming.reader
+        if self.phase is not OPEN or reader is None:
+            self.abort()
+            return
+        timeout_s = self.server.settings.ws_ping_timeout_s
+        before, self._to_come = self._to_come, reader.bytes_to_come
+        if self._ping is None:
+            payload = os.urandom(4)
+            self._transport.write(frames.control(PING, payload))
+            if timeout_s is None:
+                self._ping_later()
+            else:
+                self._ping = payload
+                self.deadline = now + timeout_s
+        elif timeout_s is not None and (self._incoming.paused or self._to_come not in {0, before}):
+            # No pong could be seen: the application lags behind, or a long frame is on its way.
+            self.deadline = now + timeout_s
+        else:
+            self._close(1011, "keepalive ping timeout", CLOSE_TIMEOUT_S)
+
+    def drain(self, successor: bool) -> None:
+        code = 1012 if successor else 1001
+        if self.phase is OPEN:
+            self._close(code, "", DRAIN_TIMEOUT_S)
+        elif self.phase is HANDSHAKE:
+            self._drain_code = code  # the client learns it in a close frame, once there can be one
+
+    def disconnect(self) -> None:
+        if self.phase is HANDSHAKE:
+            self._deny().answer(503, "Service Unavailable")
+        if self._denial is not None:
+            self._denial.exchange.disconnect()
+        self._over(self._drain_code or 1006, "")
+
+    def abort(self) -> None:
+        self._transport.abort()
+
+    # The application calls.
+
+    async def send(self, message: Message) -> None:
+        """Take one message of the application.
+
+        Raises ``ClientDisconnected`` when the connection has ended, and ``RuntimeError``, saying
+        what is wrong, for a message that ASGI does not allow here. A ``websocket.close`` for what
+        has been ended from elsewhere asks for what is so already, and is no error.
+        """
+        if self.phase is not OPEN or message["type"] != "websocket.send":
+            await self._send_rare(message)
+            return
+        if self._output.write_paused:
+            await self._output.writable()
+            if self.phase is not OPEN:
+                raise ClientDisconnected("the WebSocket is closed")
+        text = message.get("text")
+        if text is not None and message.get("bytes") is None and isinstance(text, str):
+            payload, opcode, heads = text.encode(), TEXT, TEXT_HEADS
+        else:
+            payload, opcode, heads = binary_payload(message), BINARY, BINARY_HEADS
+        size = len(payload)
+        if self._deflate is not None and size:
+            payload = self._deflate.deflate(payload)
+            size = len(payload)
+            head = frames.head(opcode, size, compressed=True)
+        elif size < 126:
+            head = heads[size]
+        else:
+            head = frames.head(opcode, size)
+        if size <= JOIN_MAX_BYTES:
+            self._transport.write(head + payload)
+        else:
+            self._transport.writelines((head, payload))
+
+    async def _send_rare(self, message: Message) -> None:
+        kind, phase = message["type"], self.phase
+        if phase is HANDSHAKE and kind == "websocket.accept":
+            self._accept(message)
+        elif phase is HANDSHAKE and kind == "websocket.close":
+            self._ended_by_application = True
+            self._deny().answer(403, "Forbidden")
+        elif phase is HANDSHAKE and kind == "websocket.http.response.start":
+            self._ended_by_application = True
+            await self._deny().send(message)
+        elif self._denial is not None and kind == "websocket.http.response.body":
+            await self._denial.send(message)
+        elif phase is OPEN and kind == "websocket.close":
+            code, reason = message.get("code"), message.get("reason")
+            self._close(1000 if code is None else code, reason or "", CLOSE_TIMEOUT_S)
+            self._ended_by_application = True
+        elif phase in {HANDSHAKE, DENYING, OPEN} or self._ended_by_application:
+            raise unexpected(kind, phase)
+        elif kind != "websocket.close":
+            raise ClientDisconnected("the WebSocket is closed")
+
+    def _accept(self, message: Message) -> None:
+        server = self.server
+        self._transport.write(acceptance(self._agreement, message, server))
+        self.phase = OPEN
+        self._accepted = True
+        self._deflate = self._agreement.deflate
+        server.requests += 1
+        server.websockets += 1
+        self._ping_later()
+        if self._drain_code:
+            self._close(self._drain_code, "", DRAIN_TIMEOUT_S)
+        limit_bytes = server.settings.ws_max_bytes
+        self._incoming.listen(FrameReader(self._incoming, self, limit_bytes, self._deflate))
+
+    def _deny(self) -> Denial:
+        self.phase = DENYING
+        self._denial = Denial(self._output, self._scope, self._started_at, self._hang_up)
+        return self._denial
+
+    # The application has ended.
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self.server.tasks.discard(task)
+        if task.cancelled():
+            self._application_ended(asyncio.CancelledError())
+        else:
+            self._application_ended(task.exception())
+
+    def _application_ended(self, error: BaseException | None) -> None:
+        """Log what went wrong, and end the connection if that has not been done."""
+        log, what = self.server.log, f"WebSocket {self._scope['path']!r}"
+        if error is not None and self._incoming.ended and is_disconnect(error):
+            log.debug("%s: the application was stopped by the end of the connection", what)
+        elif isinstance(error, asyncio.CancelledError):
+            log.error("%s: the application was cancelled", what)
+        elif error is not None:
+            log.error("%s: exception in the application", what, exc_info=error)
+        elif self.phase is HANDSHAKE:
+            log.error("%s: the application returned without accepting or refusing", what)
+        elif self.phase is DENYING:
+            log.error("%s: the application returned without completing its response", what)
+        if self.phase is HANDSHAKE:
+            self._deny().answer(500, "Internal Server Error")
+        elif self.phase is DENYING and self._denial is not None:
+            self._denial.answer(500, "Internal Server Error")
+        elif self.phase is OPEN:
+            self.server.errors += error is not None
+            self._close(1000 if error is None else 1011, "", CLOSE_TIMEOUT_S)
+
+    # The connection ends.
+
+    def _close(self, code: int, reason: str, timeout_s: float) -> None:
+        """Send a close frame; the connection ends when the client answers it, or after a time."""
+        try:
+            frame = frames.close(code, reason)
+        except ValueError as error:
+            raise RuntimeError(f"websocket.close: {error}") from None
+        self._transport.write(frame)
+        self._fall_silent(code, reason, timeout_s)
+        self.phase = CLOSING
+        if self._incoming.paused:
+            self._incoming.resume()
+
+    def _hang_up(self, code: int = 1006, reason: str = "") -> None:
+        """Nothing more is to be said or heard; what was written still leaves."""
+        self._over(code, reason)
+        self._transport.close()
+
+    def _over(self, code: int, reason: str) -> None:
+        self._fall_silent(code, reason, CLOSE_TIMEOUT_S)
+        self.phase = CLOSED
+        self._incoming.reader = None
+
+    def _fall_silent(self, code: int, reason: str, timeout_s: float) -> None:
+        """Nothing more is written. Of several reasons the application is told the first."""
+        self.deadline = self.server.now + timeout_s
+        self._incoming.end(code, reason)
+        self._output.lost = True  # nobody need wait for it to become writable
+        self._output.resume_writing()
+
+    def _ping_later(self) -> None:
+        interval_s = self.server.settings.ws_ping_interval_s
+        self.deadline = NEVER if interval_s is None else self.server.now + interval_s

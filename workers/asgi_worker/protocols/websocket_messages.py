@@ -1,0 +1,57 @@
+"""What an application may send on a WebSocket, when, and how a message that is wrong is named.
+
+Apart from the connection because nothing here is on the way of a message that is right.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from asgi_worker.application import Message
+
+
+class Phase(enum.Enum):
+    """Where a connection stands."""
+
+    HANDSHAKE = enum.auto()  # the application has not answered websocket.connect yet
+    DENYING = enum.auto()  # it answers with an HTTP response of its own
+    OPEN = enum.auto()
+    CLOSING = enum.auto()  # we sent a close frame, the client's is awaited
+    CLOSED = enum.auto()  # nothing more is written or heard
+
+
+HANDSHAKE: Final = Phase.HANDSHAKE
+DENYING: Final = Phase.DENYING
+OPEN: Final = Phase.OPEN
+CLOSING: Final = Phase.CLOSING
+CLOSED: Final = Phase.CLOSED
+
+_EXPECTED: Final = {
+    HANDSHAKE: "'websocket.accept', 'websocket.close' or 'websocket.http.response.start'",
+    DENYING: "'websocket.http.response.body'",
+    OPEN: "'websocket.send' or 'websocket.close'",
+}
+
+
+def unexpected(kind: str, phase: Phase) -> RuntimeError:
+    """The error for a message that cannot be sent in ``phase``."""
+    if phase in _EXPECTED:
+        return RuntimeError(f"unexpected ASGI message {kind!r}: expected {_EXPECTED[phase]} here")
+    return RuntimeError(f"unexpected ASGI message {kind!r} after the application's last")
+
+
+def binary_payload(message: Message) -> bytes:
+    """The payload of a ``websocket.send`` that has no text; raises ``RuntimeError``."""
+    data, text = message.get("bytes"), message.get("text")
+    if text is None and isinstance(data, bytes):
+        return data
+    if (text is None) is (data is None):
+        raise RuntimeError("websocket.send: exactly one of 'text' and 'bytes' must be given")
+    if isinstance(data, bytearray | memoryview):
+        return bytes(data)
+    wrong = f"'text' must be str, not {type(text).__name__}"
+    if text is None:
+        wrong = f"'bytes' must be bytes, not {type(data).__name__}"
+    raise RuntimeError(f"websocket.send: {wrong}")
