@@ -109,12 +109,13 @@ def _check_times(values: dict[str, Any], origins: Origins, problems: list[Proble
 def _check_directories(
     values: dict[str, Any], origins: Origins, directory: Path, problems: list[Problem]
 ) -> None:
-    start = directory / (values.get("chdir") or ".")
-    for field, path in (("chdir", start), ("app_dir", start / (values.get("app_dir") or "."))):
-        if values.get(field) and not path.is_dir():
-            name = field.replace("_", "-")
-            complaint = "there is no such directory"
-            problems.append(Problem(name, values[field], complaint, origins[field].where))
+    for field, word in (("chdir", "chdir"), ("app_dir", "app-dir")):
+        if values.get(field):
+            directory /= values[field]
+            if not directory.is_dir():
+                complaint = "there is no such directory"
+                problems.append(Problem(word, values[field], complaint, origins[field].where))
+                return
 
 
 def _check_accounts(values: dict[str, Any], origins: Origins, problems: list[Problem]) -> None:

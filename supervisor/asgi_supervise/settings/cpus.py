@@ -21,12 +21,11 @@ def usable_cpus(root: Path = Path("/")) -> int:
 
 def cpu_quota(root: Path = Path("/")) -> float | None:
     """The smallest limit in CPUs that applies, or ``None`` when there is none."""
-    limits = [
-        limit
-        for directory in _groups(root)
-        if (limit := _limit_v2(directory) or _limit_v1(directory)) is not None
-    ]
-    return min(limits, default=None)
+    try:
+        limits = [_limit_v2(group) or _limit_v1(group) for group in _groups(root)]
+    except ValueError:  # a kernel that writes these files in another way: nothing is known
+        return None
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _groups(root: Path) -> list[Path]:

@@ -28,7 +28,7 @@ class SettingsError(Exception):
     """Nothing can be started with these settings. The operator's fault, never ours."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple({str(problem): problem for problem in problems}.values())
         super().__init__("\n".join(map(str, self.problems)))
 
 

@@ -173,7 +173,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Setting(
             PROCESSES,
             MODE,
-            "File mode mask of all processes.",
+            "File mode mask of the workers.",
             default="as inherited",
             example='"027"',
         ),

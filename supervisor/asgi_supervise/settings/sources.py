@@ -27,7 +27,7 @@ FILE_NAME = "asgi-supervise.toml"
 TOML_TABLE = "[tool.asgi-supervise]"
 
 _BY_FIELD = {entry.field: entry for entry in TABLE}
-_BY_KEY = {entry.key: entry for entry in TABLE if entry.key}
+_BY_KEY = {entry.key: entry for entry in TABLE if entry.key is not None}
 _OURS = [variable for entry in TABLE for variable in entry.variables[:1]]
 _NOT_SETTINGS = re.compile(
     # What our workers find in their environment, and what Kubernetes tells every container about
@@ -84,7 +84,7 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str], directory
     values = {entry.field: value(entry.field) for entry in TABLE if entry.field in given}
     settings = settle(values, given, directory, problems)
     if problems or settings is None:
-        raise SettingsError(dict.fromkeys(problems[before:] + problems[:before]))
+        raise SettingsError(problems[before:] + problems[:before])
     return Loaded(settings, variables)
 
 
@@ -141,35 +141,37 @@ def _add_file(
     given: dict[str, Given], config: str | None, directory: Path, problems: list[Problem]
 ) -> None:
     """Settings of the file that was asked for, else of the one that lies in ``directory``."""
-    if config is not None:
-        candidates = [config]
-    elif "config" in given:  # what was asked for is no path, which is noted already
-        candidates = []
+    if "config" in given:
+        name, asked = config, given["config"].where
     else:
-        candidates = [name for name in (FILE_NAME, "pyproject.toml") if (directory / name).exists()]
-    for name in candidates[:2]:
-        table = _read_toml(name, directory, problems, given["config"].where if config else "")
-        where = f"in {name}"
-        if Path(name).name == "pyproject.toml":
-            where += f", {TOML_TABLE}"
-            tool = table.get("tool", {})
-            table = tool.get("asgi-supervise", {}) if isinstance(tool, dict) else {}
-            if not isinstance(table, dict):
-                problems.append(Problem("tool.asgi-supervise", table, "must be a table", where))
-                return
-        for key, raw in table.items():
-            entry = _BY_KEY.get(key.replace("_", "-"))
-            if entry is None:
-                problems.append(unknown(key, raw, _BY_KEY, where))
-            else:
-                given.setdefault(entry.field, Given(raw, where, Rank.FILE))
-        if name == FILE_NAME:
+        there = (name for name in (FILE_NAME, "pyproject.toml") if (directory / name).exists())
+        name, asked = next(there, None), ""
+    if name is None:  # there is none, or what was asked for is no path, which is noted already
+        return
+    table: Any = _read_toml(directory / name, name, asked, problems)
+    where = f"in {name}"
+    if Path(name).name == "pyproject.toml":
+        where += f", {TOML_TABLE}"
+        tool = table.get("tool")
+        table = tool.get("asgi-supervise", {}) if isinstance(tool, dict) else {}
+        if not isinstance(table, dict):
+            problems.append(Problem("tool.asgi-supervise", table, "must be a table", where))
             return
+    seen = set()
+    for key, raw in table.items():
+        entry = _BY_KEY.get(key.replace("_", "-"))
+        if entry is None:
+            problems.append(unknown(key, raw, _BY_KEY, where))
+        elif entry.field in seen:
+            problems.append(Problem(key, raw, "is set twice", where))
+        else:
+            seen.add(entry.field)
+            given.setdefault(entry.field, Given(raw, where, Rank.FILE))
 
 
-def _read_toml(name: str, directory: Path, problems: list[Problem], asked: str) -> dict[str, Any]:
+def _read_toml(path: Path, name: str, asked: str, problems: list[Problem]) -> dict[str, Any]:
     try:
-        return tomllib.loads((directory / name).read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         problems.append(Problem("config", name, f"cannot be read: {error.strerror}", asked))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

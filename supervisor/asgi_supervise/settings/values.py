@@ -34,9 +34,9 @@ class Kind(NamedTuple):
     """With ``is_list``: what separates items in one word or environment variable."""
 
 
-_DURATION = re.compile(r"(?P<number>\d+(\.\d*)?|\.\d+)\s*(?P<unit>ms|s|m|h)?")
+_DURATION = re.compile(r"(?P<number>[0-9]+(\.[0-9]*)?|\.[0-9]+)\s*(?P<unit>ms|s|m|h)?")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, None: 1.0}
-_SIZE = re.compile(r"(?P<number>\d+)\s*(?P<unit>KiB|MiB|GiB|B)?", re.IGNORECASE)
+_SIZE = re.compile(r"(?P<number>[0-9]+)\s*(?P<unit>KiB|MiB|GiB|B)?", re.IGNORECASE)
 _BYTES = {"kib": 2**10, "mib": 2**20, "gib": 2**30, "b": 1, None: 1}
 _FLAGS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
@@ -105,7 +105,7 @@ def integer(lowest: int, highest: int | None = None, *, off: bool = False) -> Ki
     def parse(raw: Any) -> int | None:
         if off and raw in ("off", False):
             return None
-        if isinstance(raw, bool) or not re.fullmatch(r"[+-]?\d{1,18}", str(raw)):
+        if isinstance(raw, bool) or not re.fullmatch(r"[+-]?[0-9]{1,18}", str(raw)):
             raise ValueError("not a whole number" + (" (or off)" if off else ""))
         number = int(raw)
         if number < lowest:
