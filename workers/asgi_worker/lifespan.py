@@ -75,6 +75,8 @@ class Lifespan:
         self._over = loop.create_future()
         task = self._task = loop.create_task(self._run(), name="lifespan")
         await _first_of(loop.time() + limit_s, task, self._started)
+        if not self._started.done() or self._started.result() is not None:
+            self._task = None  # there will be nothing to shut down
         if self._started.done():
             message = self._started.result()
             if message is None:
