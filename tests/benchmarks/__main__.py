@@ -119,7 +119,7 @@ def _measure_all(chosen: argparse.Namespace, core: int, directory: Path) -> list
     lines = _preamble(chosen, servers)
     for case in cases:
         lines += report.case_table(case, results)
-    return lines + report.aims_table(cases, results)
+    return [*lines, *report.aims_table(cases, results), *report.losses(cases, results)]
 
 
 def _profile(chosen: argparse.Namespace, core: int, directory: Path) -> list[str]:
@@ -149,7 +149,7 @@ def _measure_one(
     else:
         results.samples.setdefault(key, {})[number] = sample
         outcome = f"{sample.cpu_us:10,.1f} µs CPU {sample.rate:12,.0f}/s"
-    print(f"round {number + 1}  {case.name:8} {name:16} {outcome}", file=sys.stderr, flush=True)
+    print(f"round {number + 1}  {case.name:9} {name:14}  {outcome}", file=sys.stderr, flush=True)
 
 
 def _preamble(chosen: argparse.Namespace, servers: Sequence[Server]) -> list[str]:

@@ -58,6 +58,8 @@ class Case:
     headers: tuple[str, ...] = BROWSER
     body_bytes: int = 0
     connections: int = 64
+    length: int = 1
+    """How many times as long as the other cases this one is measured."""
     access_log: bool = False
     closes: bool = False
     warm_up: int = 300
@@ -119,8 +121,8 @@ CASES = (
         title="GET, response streamed as 1,000 chunks of 64 B",
         path="/stream",
         expected=CHUNK * CHUNKS,
-        # Few, because what is half done when the time is up is paid for and not counted.
-        connections=4,
+        # Longer, because what is half done when the time is up is paid for and not counted.
+        length=3,
         warm_up=5,
         floors=("raw uvloop",),
         aims=((BEST_PEER, 0.40),),

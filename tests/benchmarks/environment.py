@@ -22,13 +22,12 @@ HERE = ROOT / ".bench"
 ENVIRONMENT = HERE / "env"
 BIN = ENVIRONMENT / "bin"
 
-# gunicorn's C parser is named itself: by the extra `gunicorn[fast]`, pip takes an older gunicorn
-# where an index does not have the newest parser yet.
+# With the extra, pip takes the newest gunicorn whose C parser the index has. (Installed apart, a
+# newer gunicorn runs with an older parser, too, but breaks connections on larger bodies.)
 PEERS = (
     "uvicorn[standard]",
     "zttp",
-    "gunicorn",
-    "gunicorn_h1c",
+    "gunicorn[fast]",
     "hypercorn",
     "granian",
     "daphne",

@@ -69,8 +69,11 @@ def verify(case: Case, port: int) -> None:
                 raise Failed(f"answered {response.status}")
             if response.read() != case.expected:
                 raise Failed("answered with a wrong body")
+            # Closed by http.client when that was announced; some just do it.
             if case.closes and connection.sock is not None:
-                raise Failed("did not announce that it closes the connection")
+                if connection.sock.recv(1):
+                    raise Failed("answered more than it was asked")
+                connection.close()
     except (OSError, http.client.HTTPException) as reason:
         raise Failed(f"answered badly: {reason!r}") from reason
     finally:
@@ -78,7 +81,7 @@ def verify(case: Case, port: int) -> None:
 
 
 def _measure_http(case: Case, running: Running, seconds: int) -> Sample:
-    command = [tool("wrk") or "wrk", "-t1", f"-c{case.connections}", f"-d{seconds}s"]
+    command = [tool("wrk") or "wrk", "-t1", f"-c{case.connections}", f"-d{seconds * case.length}s"]
     command += ["--timeout", "10s", "-s", str(SOURCES / "load.lua")]
     for line in case.headers:
         command += ["-H", line]

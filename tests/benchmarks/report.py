@@ -104,6 +104,17 @@ def aims_table(cases: Iterable[Case], results: Results) -> list[str]:
     return ["### Aims: CPU per request, over that of a peer", "", *_table(rows), ""]
 
 
+def losses(cases: Iterable[Case], results: Results) -> list[str]:
+    """Where a peer costs less than ours; said as plainly as the rest."""
+    lines = []
+    for case in cases:
+        for server in results.servers:
+            ratio = results.ratio(case, server.name, OURS)
+            if server.kind == "peer" and ratio is not None and ratio < 1:
+                lines.append(f"- {case.name}: {server.name} costs {ratio:.2f} × what we cost.")
+    return ["### Where a peer is cheaper than we are", "", *lines, ""] if lines else []
+
+
 def write(page: Path, lines: Sequence[str]) -> None:
     """Put ``lines`` between the markers of ``page``; what is around them stays."""
     text = page.read_text()
