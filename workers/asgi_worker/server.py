@@ -8,18 +8,20 @@ a sweep compares every connection's ``deadline``, so no request costs a timer.
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import errno
 import logging
 import socket
 import sys
 import time
+from asyncio import AbstractEventLoop, Task
 from collections.abc import Coroutine, Sequence
+from contextvars import Context, copy_context
 from email.utils import formatdate
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from asgi_worker.protocols.forwarded import TrustedProxies
-from asgi_worker.protocols.http1 import HttpConnection
+from asgi_worker.protocols.http1 import LINGER_S, HttpConnection
 from asgi_worker.scoreboard import State, Word
 
 if TYPE_CHECKING:
@@ -30,10 +32,26 @@ if TYPE_CHECKING:
 
 TICK_S: Final = 0.1
 SWEEP_TICKS: Final = 10
+PIECE_BYTES: Final = 16 * 1024
 NOTICE_S: Final = 2.0
 """Applications are told that their clients are gone so long before they are cancelled, at most."""
 CANCEL_S: Final = 0.5
 """How long a cancelled application may take to end."""
+
+
+if sys.version_info >= (3, 12):
+
+    def _task(
+        coroutine: Coroutine[Any, Any, None], loop: AbstractEventLoop, context: Context
+    ) -> Task[None]:
+        return Task(coroutine, loop=loop, context=context, eager_start=True)
+
+else:
+
+    def _task(
+        coroutine: Coroutine[Any, Any, None], loop: AbstractEventLoop, context: Context
+    ) -> Task[None]:
+        return Task(coroutine, loop=loop, context=context)
 
 
 class Connection(Protocol):
@@ -82,7 +100,13 @@ class Server:
         self.errors = 0
         self.websockets = 0
         self.draining = False
+        self.piece_bytes = min(PIECE_BYTES, settings.head_max_bytes)
+        """More is parsed piece by piece, so that a burst of pipelined requests can be stopped, and no
+        head longer than the limit is parsed whole."""
+        self.limit_concurrency = settings.limit_concurrency
         self.now = loop.time()
+        self.idle_deadline = self.now + settings.keep_alive_timeout_s
+        """When a connection that becomes idle now is closed."""
         self.trusted = TrustedProxies(settings.forwarded_allow_ips) if settings.proxy_headers else None
         self._base_scope: Scope = {
             "type": "http",
@@ -108,8 +132,8 @@ class Server:
                 },
             },
         }
-        self._context = contextvars.copy_context()
-        self._eager = sys.version_info >= (3, 12)
+        self._keep_alive_s = settings.keep_alive_timeout_s
+        self._context = copy_context()
         self._listeners: list[asyncio.AbstractServer] = []
         self._sockets: list[socket.socket] = []
         self._ticks = 0
@@ -125,18 +149,16 @@ class Server:
 
     # For the connections.
 
-    def new_task(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run ``coroutine`` as a task: at once up to its first wait where Python can (≥ 3.12).
+    def new_task(self, call: Any) -> asyncio.Task[None]:
+        """Run what an application returned as a task: at once up to its first wait where Python can
+        (≥ 3.12).
 
         Each task gets a context of its own made from the server's, so that nothing set by one
         request is seen by another. Whoever calls adds an unfinished task to ``tasks``.
         """
-        if not asyncio.iscoroutine(coroutine):
-            coroutine = _await(coroutine)
-        context = self._context.copy()
-        if self._eager:
-            return asyncio.Task(coroutine, loop=self.loop, context=context, eager_start=True)
-        return asyncio.Task(coroutine, loop=self.loop, context=context)
+        if type(call) is not CoroutineType and not asyncio.iscoroutine(call):
+            call = _await(call)
+        return _task(call, self.loop, self._context.copy())
 
     def call_soon(self, callback: Any, *args: Any) -> None:
         """``loop.call_soon`` in the server's context, not in that of the request at work now."""
@@ -149,6 +171,11 @@ class Server:
             self.tasks.add(task)
             task.add_done_callback(self.tasks.discard)
         return task
+
+    def is_full(self) -> bool:
+        """Whether ``limit_concurrency`` connections or requests are there already."""
+        limit = self.limit_concurrency
+        return limit is not None and (len(self.tasks) >= limit or len(self.connections) > limit)
 
     def template(self, transport: asyncio.Transport) -> tuple[Scope, bool]:
         """The scope that all requests on ``transport`` share, and whether its peer is a trusted proxy."""
@@ -234,6 +261,7 @@ class Server:
         """
         deadline = self.loop.time() + budget_s
         self.draining = True
+        self._keep_alive_s = min(self._keep_alive_s, LINGER_S)
         self.board[Word.STATE] = State.DRAINING
         await self._stop_accepting()
         for connection in list(self.connections):
@@ -305,6 +333,7 @@ class Server:
         board[Word.REQUESTS] = self.requests
         board[Word.ERRORS] = self.errors
         board[Word.WEBSOCKETS] = self.websockets
+        self.idle_deadline = now + self._keep_alive_s
         self._ticks += 1
         if self._ticks % SWEEP_TICKS == 0:
             for connection in [one for one in self.connections if one.deadline < now]:

@@ -59,7 +59,7 @@ class Wire(Protocol):
     def inform(self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]]) -> None:
         """Write an interim response (1xx)."""
 
-    def write_trailers(self, exchange: Exchange, headers: list[tuple[bytes, bytes]]) -> None:
+    def write_trailers(self, exchange: Exchange, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Write all trailers."""
 
     async def send_file(self, exchange: Exchange, path: str) -> None:
@@ -87,53 +87,33 @@ class Source(Protocol):
 class Exchange:
     """One request being answered. ``receive`` and ``send`` are what the application gets."""
 
-    __slots__ = (
-        "body",
-        "body_bytes",
-        "disconnected",
-        "expects_continue",
-        "headers",
-        "keep_alive",
-        "more_body",
-        "phase",
-        "promised_trailers",
-        "remaining",
-        "request_read",
-        "scope",
-        "sent_bytes",
-        "source",
-        "started_at",
-        "status",
-        "task",
-        "trailers",
-        "waiters",
-        "wire",
-    )
+    # Defaults stay on the class until something changes them: most requests touch few of them.
+    phase: Phase = NOTHING
+    more_body = True  # more of the request body is to come from the client
+    request_read = False  # the application was given the last of it
+    disconnected = False
+    expects_continue = False
+    body: list[bytes] | None = None
+    body_bytes = 0  # held in ``body``
+    status = 0
+    headers: Iterable[tuple[bytes, bytes]] = ()
+    promised_trailers = False
+    trailers: tuple[tuple[bytes, bytes], ...] = ()
+    remaining = 0  # bytes of the response body to come, or what http1_output says instead
+    sent_bytes = 0  # of the response body
+    started_at = 0.0
+    waiters: list[asyncio.Future[None]] | None = None
 
     def __init__(self, source: Source, wire: Wire, scope: Scope, keep_alive: bool) -> None:
         self.source = source
         self.wire = wire
         self.scope = scope
         self.keep_alive = keep_alive
-        self.phase = NOTHING
-        self.more_body = True  # more of the request body is to come from the client
-        self.request_read = False  # the application was given the last of it
-        self.disconnected = False
-        self.expects_continue = False
-        self.body: list[bytes] | None = None
-        self.body_bytes = 0  # held in self.body
-        self.sent_bytes = 0  # of the response body
-        self.waiters: list[asyncio.Future[None]] | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.started_at = 0.0
 
-    def start(self) -> None:
+    def start(self, server: Server) -> None:
         """Call the application. What it does is logged and answered for; nothing is raised."""
-        server = self.source.server
-        call: Any = None
         try:
-            call = server.app(self.scope, self.receive, self.send)
-            task = server.new_task(call)
+            task = server.new_task(server.app(self.scope, self.receive, self.send))
         except Exception as error:  # noqa: BLE001 – a callable that is no application
             self._failed(error)
             return
@@ -241,12 +221,9 @@ class Exchange:
             if phase != NOTHING:
                 raise self._unexpected(kind)
             self.status = message["status"]
-            self.headers: Iterable[tuple[bytes, bytes]] = message.get("headers", ())
-            self.promised_trailers = (
-                "trailers" in message
-                and message["trailers"]
-                and "http.response.trailers" in self.scope["extensions"]
-            )
+            self.headers = message.get("headers", ())
+            if "trailers" in message and message["trailers"]:
+                self.promised_trailers = "http.response.trailers" in self.scope["extensions"]
             self.phase = HEAD
         else:
             await self._send_rare(kind, message)
@@ -281,7 +258,7 @@ class Exchange:
             links = [(b"link", link) for link in message["links"]]
             self.wire.inform(self, 103, links)
         elif kind == "http.response.trailers" and kind in extensions and phase == TRAILERS:
-            self.trailers = [*getattr(self, "trailers", ()), *message.get("headers", ())]
+            self.trailers = (*self.trailers, *message.get("headers", ()))
             if not message.get("more_trailers", False):
                 self.wire.write_trailers(self, self.trailers)
                 self.complete()
@@ -302,7 +279,7 @@ class Exchange:
         log = self.source.server.log
         scope = self.scope
         what = f"{scope['method']} {scope['path']!r}"
-        if self.disconnected and (error is None or _is_disconnect(error)):
+        if self.disconnected and (error is None or is_disconnect(error)):
             log.debug("%s: the client has gone before the response was complete", what)
             return
         if error is None:
@@ -336,7 +313,7 @@ class Exchange:
         return RuntimeError(f"unexpected ASGI message {kind!r}: expected {expected!r} here")
 
 
-def _is_disconnect(error: BaseException) -> bool:
+def is_disconnect(error: BaseException) -> bool:
     """Whether ``error`` is, or was caused by, our telling that the client has gone."""
     seen = 0
     current: BaseException | None = error
@@ -344,7 +321,7 @@ def _is_disconnect(error: BaseException) -> bool:
         if isinstance(current, ClientDisconnected | asyncio.CancelledError):
             return True
         if isinstance(current, BaseExceptionGroup):
-            return all(_is_disconnect(one) for one in current.exceptions)
+            return all(is_disconnect(one) for one in current.exceptions)
         current = current.__cause__ or current.__context__
         seen += 1
     return False

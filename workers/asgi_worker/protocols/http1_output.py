@@ -11,12 +11,16 @@ piece is handed to the transport as it is, never copied to be joined with what c
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from asgi_worker.protocols import sendfile
 from asgi_worker.protocols.exchange import BODY
 from asgi_worker.protocols.response import (
     BODYLESS,
+    CONNECTION,
+    DATE,
+    SERVER,
     STATUS_LINES,
     check_header,
     serialise,
@@ -55,31 +59,36 @@ class Output:
     # The exchange asks.
 
     def respond(self, exchange: Exchange, body: bytes, more: bool) -> None:
-        """Write the head and the first piece of the body; raises ``RuntimeError``, nothing written,
-        for a head that must not be sent.
+        """Write the head and the first piece of the body.
+
+        Raises ``RuntimeError``, nothing written, for a head that must not be sent.
         """
-        head = self._head(exchange, len(body), more)
+        size = len(body)
+        lines = self._head(exchange, size, more)
         remaining = exchange.remaining
         if remaining < 0:
             if remaining == CHUNKED:
-                self._gather(head)
+                self._gather(b"".join(lines))
                 self.write_body(exchange, body, more)
                 return
             if remaining == NO_BODY:
                 body = b""
+                size = 0
         else:
-            _account(exchange, len(body), more)
-        exchange.sent_bytes = len(body)
-        if len(body) > JOIN_MAX_BYTES:
+            _account(exchange, size, more)
+        exchange.sent_bytes = size
+        if size > JOIN_MAX_BYTES:
             self.flush()
-            self.transport.write(head)
+            self.transport.write(b"".join(lines))
             self.transport.write(body)
-        elif more or self.gathered:
-            self._gather(head + body)
+            return
+        lines.append(body)
+        if more or self.gathered:
+            self._gather(b"".join(lines))
             if not more:
                 self.flush()
         else:
-            self.transport.write(head + body)
+            self.transport.write(b"".join(lines))
 
     def write_body(self, exchange: Exchange, body: bytes, more: bool) -> None:
         """Write a further piece of the body; raises ``RuntimeError`` when its length is wrong."""
@@ -110,7 +119,7 @@ class Output:
         if not more:
             self.flush()
 
-    def write_trailers(self, exchange: Exchange, headers: list[tuple[bytes, bytes]]) -> None:
+    def write_trailers(self, exchange: Exchange, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Write all trailers and the end of the message (RFC 9112 §7.1.2)."""
         if exchange.remaining == CHUNKED:
             self._gather(_lines(headers) + b"\r\n")
@@ -126,7 +135,7 @@ class Output:
         """Write the head and the file; raises ``OSError`` of ``open``, nothing written."""
         with open(path, "rb") as file:
             size = sendfile.size_of(file)
-            head = self._head(exchange, size, False)
+            head = b"".join(self._head(exchange, size, False))
             if exchange.remaining >= 0:
                 _account(exchange, size, False)
             exchange.phase = BODY
@@ -174,8 +183,8 @@ class Output:
         if self.gathered_bytes > FLUSH_BYTES:
             self.flush()
 
-    def _head(self, exchange: Exchange, body_bytes: int, more: bool) -> bytes:
-        """The head for a response whose first piece of body is ``body_bytes`` long.
+    def _head(self, exchange: Exchange, body_bytes: int, more: bool) -> list[bytes]:
+        """The head, in pieces, for a response whose first piece of body is ``body_bytes`` long.
 
         Sets ``exchange.remaining`` and, where the framing needs it, clears ``exchange.keep_alive``.
         """
@@ -183,39 +192,40 @@ class Output:
         line = STATUS_LINES.get(status)
         if line is None or status < 200:
             line = status_line(status)
-        block, length, close, has_date, has_server = serialise(exchange.headers)
-        if has_date or has_server:
-            defaults = self.server.default_headers(date=not has_date, server=not has_server)
+        lines = [line]
+        length, said = serialise(exchange.headers, lines)
+        if said:
+            if said & 1 << CONNECTION:
+                exchange.keep_alive = False
+            date, server = not said & 1 << DATE, not said & 1 << SERVER
+            lines.append(self.server.default_headers(date=date, server=server))
         else:
-            defaults = self.server.defaults
-        if close:
-            exchange.keep_alive = False
+            lines.append(self.server.defaults)
         scope = exchange.scope
-        framing = b""
         if status in BODYLESS or scope["method"] == "HEAD":
             exchange.remaining = NO_BODY
-            if status == 204 and length is not None:  # RFC 9110 §8.6: no Content-Length with 204
-                block = _without_length(block)
-            elif length is None and not more and status not in BODYLESS:
-                framing = b"content-length: %d\r\n" % body_bytes
-        elif length is not None:
+            if status == 204 and length >= 0:  # RFC 9110 §8.6: no Content-Length with 204
+                lines = [one for one in lines if not one.lower().startswith(b"content-length:")]
+            elif length < 0 and not more and status not in BODYLESS:
+                lines.append(b"content-length: %d\r\n" % body_bytes)
+        elif length >= 0:
             exchange.remaining = length
         elif not (more or exchange.promised_trailers):
             exchange.remaining = body_bytes
-            framing = b"content-length: %d\r\n" % body_bytes
+            lines.append(b"content-length: %d\r\n" % body_bytes)
         elif scope["http_version"] == "1.1":
             exchange.remaining = CHUNKED
-            framing = b"transfer-encoding: chunked\r\n"
+            lines.append(b"transfer-encoding: chunked\r\n")
         else:
             exchange.remaining = UNTIL_CLOSE
             exchange.keep_alive = False
         if not exchange.keep_alive:
-            end = b"connection: close\r\n\r\n"
+            lines.append(b"connection: close\r\n\r\n")
         elif scope["http_version"] == "1.1":
-            end = b"\r\n"
+            lines.append(b"\r\n")
         else:
-            end = b"connection: keep-alive\r\n\r\n"
-        return b"".join((line, block, defaults, framing, end))
+            lines.append(b"connection: keep-alive\r\n\r\n")
+        return lines
 
 
 def _account(exchange: Exchange, body_bytes: int, more: bool) -> None:
@@ -227,12 +237,7 @@ def _account(exchange: Exchange, body_bytes: int, more: bool) -> None:
         raise RuntimeError(f"the body ends {remaining} bytes short of what content-length says")
 
 
-def _lines(headers: list[tuple[bytes, bytes]]) -> bytes:
+def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     for name, value in headers:
         check_header(name, value)
     return b"".join(b"%b: %b\r\n" % header for header in headers)
-
-
-def _without_length(block: bytes) -> bytes:
-    lines = block.splitlines(keepends=True)
-    return b"".join(line for line in lines if not line.lower().startswith(b"content-length:"))

@@ -99,11 +99,21 @@ def check_target(target: bytes) -> None:
 
 
 def check_repeated(headers: list[tuple[bytes, bytes]]) -> None:
-    """Fields that must not come twice (RFC 9112 §3.2, RFC 9110 §8.6)."""
+    """Fields that must not come twice (RFC 9112 §3.2 and §6, RFC 9110 §8.6)."""
     names = [name for name, _ in headers]
-    for name in (b"host", b"content-length"):
+    for name in (b"host", b"content-length", b"transfer-encoding"):
         if names.count(name) > 1:
             raise BadRequest(400, f"more than one {name.decode()} field")
+
+
+def check_size(target: bytes, headers: list[tuple[bytes, bytes]], limit_bytes: int) -> None:
+    """The head as a whole, and the target alone, fit in ``limit_bytes``."""
+    size = len(target)
+    if size > limit_bytes:
+        raise BadRequest(414, f"the target is longer than {limit_bytes} bytes")
+    size += sum(len(name) + len(value) + 4 for name, value in headers)
+    if size > limit_bytes:
+        raise BadRequest(431, f"the head is longer than {limit_bytes} bytes")
 
 
 def check_host(value: bytes) -> None:
@@ -112,13 +122,11 @@ def check_host(value: bytes) -> None:
         raise BadRequest(400, "the Host field is not a host")
 
 
-def check_transfer_encoding(value: bytes, http_version: str, *, repeated: bool) -> None:
+def check_transfer_encoding(value: bytes, http_version: str) -> None:
     """Only ``chunked``, once, in HTTP/1.1 (RFC 9112 §6.1): everything else is ambiguous or unknown."""
     if http_version == "1.0":
         raise BadRequest(400, "Transfer-Encoding in an HTTP/1.0 request")
     codings = [coding.strip().lower() for coding in value.split(b",")]
-    if repeated:
-        raise BadRequest(400, "more than one Transfer-Encoding field")
     if codings == [b"chunked"]:
         return
     if codings.count(b"chunked") != 1 or codings[-1] != b"chunked":

@@ -4,8 +4,8 @@ The only place where header names and values of an application become bytes on a
 the only place that can stop response splitting (RFC 9112 §11.1): a name must be a token (RFC 9110
 §5.6.2), a value must not hold CR, LF or NUL (RFC 9110 §5.5).
 
-Names are checked once and remembered; values are checked all at once, by counting the line ends of
-the block they were written into – one scan in C instead of a regular expression for each of them.
+A header that was checked once is remembered as the line it became, so that the headers an
+application sends with every response cost one look-up each.
 """
 
 from __future__ import annotations
@@ -13,24 +13,27 @@ from __future__ import annotations
 import http
 import re
 from collections.abc import Iterable
-from typing import Final, NamedTuple
+from typing import Final
 
 ORDINARY: Final = 0
-CONTENT_LENGTH: Final = 1
-CONNECTION: Final = 2
-TRANSFER_ENCODING: Final = 3
-DATE: Final = 4
-SERVER: Final = 5
+CONNECTION: Final = 1
+TRANSFER_ENCODING: Final = 2
+DATE: Final = 3
+SERVER: Final = 4
+CONTENT_LENGTH: Final = 5
+"""Kinds of header. That of a content-length header is ``CONTENT_LENGTH`` plus its value."""
 
-_SPECIAL: Final = {
-    b"content-length": CONTENT_LENGTH,
+_KINDS: Final = {
     b"connection": CONNECTION,
     b"transfer-encoding": TRANSFER_ENCODING,
     b"date": DATE,
     b"server": SERVER,
 }
-_REMEMBERED_NAMES: Final = 1024
-_kinds: dict[bytes, int] = dict(_SPECIAL)
+Header = tuple[bytes, bytes]
+_REMEMBERED: Final = 2048
+_REMEMBERED_VALUE_BYTES: Final = 64
+_remembered: dict[Header, tuple[bytes, int]] = {}
+"""Lines that were checked before, and their kind: most headers of an application recur."""
 
 _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _is_splitting = re.compile(rb"[\r\n\0]").search
@@ -45,18 +48,6 @@ BODYLESS: Final = frozenset({204, 304})
 """Final statuses that never have a body (RFC 9110 §6.4.1)."""
 
 
-class Fields(NamedTuple):
-    """The headers of an application, serialised."""
-
-    block: bytes
-    """``name: value CRLF`` each, without connection and transfer-encoding, which are ours to say."""
-    content_length: int | None
-    close: bool
-    """The application asked for ``Connection: close``."""
-    has_date: bool
-    has_server: bool
-
-
 def status_line(status: int) -> bytes:
     """The HTTP/1.1 status line; raises ``RuntimeError`` for what is not a final status (200–599…)."""
     if not isinstance(status, int) or not 200 <= status <= 999:
@@ -64,47 +55,36 @@ def status_line(status: int) -> bytes:
     return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
-def serialise(headers: Iterable[tuple[bytes, bytes]]) -> Fields:
-    """Headers as an application gives them, ready for the wire.
+def serialise(headers: Iterable[Header], lines: list[bytes]) -> tuple[int, int]:
+    """Append ``name: value CRLF`` for each header of an application; returns ``(length, said)``.
+
+    Left out are connection and transfer-encoding, which are ours to say. ``length`` is that of the
+    content-length header or −1; ``said`` has the bits ``1 << kind`` of DATE, SERVER and, for
+    ``Connection: close``, CONNECTION.
 
     Raises ``RuntimeError`` naming the header for a name or value that must not be sent.
     """
-    lines = []
-    content_length = None
-    close = has_date = has_server = False
-    kinds = _kinds
-    for name, value in headers:
+    length = -1
+    said = 0
+    remembered = _remembered
+    for header in headers:
         try:
-            kind = kinds[name]
+            line, kind = remembered[header]
         except (KeyError, TypeError):
-            kind = _learn(name)
+            line, kind = _learn(header)
         if kind:
-            if kind == CONTENT_LENGTH:
-                if content_length is not None:
+            if kind >= CONTENT_LENGTH:
+                if length >= 0:
                     raise RuntimeError("the application sent more than one content-length header")
-                content_length = _length(value)
-            elif kind == CONNECTION:
-                close = close or b"close" in value.lower()
+                length = kind - CONTENT_LENGTH
+            elif kind <= TRANSFER_ENCODING:
+                if kind == CONNECTION and b"close" in header[1].lower():
+                    said |= 1 << CONNECTION
                 continue
-            elif kind == TRANSFER_ENCODING:
-                continue
-            elif kind == DATE:
-                has_date = True
             else:
-                has_server = True
-        try:
-            lines.append(b"%b: %b\r\n" % (name, value))
-        except TypeError:
-            raise RuntimeError(
-                f"header {name!r}: the value must be bytes, not {type(value).__name__}"
-            ) from None
-    block = b"".join(lines)
-    count = len(lines)
-    if block.count(b"\n") != count or block.count(b"\r") != count or b"\0" in block:
-        for name, value in headers:
-            check_header(name, value)
-        raise RuntimeError("a header holds CR, LF or NUL")  # headers was an iterator, now spent
-    return Fields(block, content_length, close, has_date, has_server)
+                said |= 1 << kind
+        lines.append(line)
+    return length, said
 
 
 def check_header(name: bytes, value: bytes) -> None:
@@ -117,17 +97,19 @@ def check_header(name: bytes, value: bytes) -> None:
         raise RuntimeError(f"header {name!r}: the value {value!r} holds CR, LF or NUL")
 
 
-def _learn(name: bytes) -> int:
-    """Check a name seen for the first time and remember what kind it is."""
-    check_header(name, b"")
-    if len(_kinds) >= _REMEMBERED_NAMES:
-        _kinds.clear()
-        _kinds.update(_SPECIAL)
-    kind = _kinds[name] = _SPECIAL.get(name.lower(), ORDINARY)
-    return kind
-
-
-def _length(value: bytes) -> int:
-    if not value.isdigit():
-        raise RuntimeError(f"content-length: {value!r} is not a number of bytes")
-    return int(value)
+def _learn(header: Header) -> tuple[bytes, int]:
+    """Check a header seen for the first time, and remember it if it may well recur."""
+    name, value = header
+    check_header(name, value)
+    word = name.lower()
+    kind = _KINDS.get(word, ORDINARY)
+    if word == b"content-length":
+        if not value.isdigit():
+            raise RuntimeError(f"content-length: {value!r} is not a number of bytes")
+        kind = CONTENT_LENGTH + int(value)
+    known = b"%b: %b\r\n" % (name, value), kind
+    if len(value) <= _REMEMBERED_VALUE_BYTES:
+        if len(_remembered) >= _REMEMBERED:
+            _remembered.clear()
+        _remembered[name, value] = known
+    return known
