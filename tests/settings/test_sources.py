@@ -279,10 +279,8 @@ def test_bind(
 
 def test_two_ways_in_one_source_are_a_conflict(tmp_path: Path) -> None:
     assert problems(tmp_path, {"bind": ["a:1"], "port": "2", "uds": "/x"}) == [
-        (
-            "bind and port and uds: say where to listen in one way; bind can be repeated and says them "
-            "all (on the command line)"
-        )
+        "bind and port and uds: say where to listen in one way; bind can say them all "
+        "(on the command line)"
     ]
 
 
@@ -301,10 +299,8 @@ def test_the_reserve_follows_a_short_graceful_timeout(tmp_path: Path) -> None:
     both = settings(tmp_path, {"graceful_timeout_s": "4", "shutdown_reserve_s": "3"})
     assert both.shutdown_reserve_s == 3
     assert problems(tmp_path, {"graceful_timeout_s": "4", "shutdown_reserve_s": "4"}) == [
-        (
-            "shutdown-reserve = 4 s: must be less than graceful-timeout (4 s), of which it is a part "
-            "(on the command line)"
-        )
+        "shutdown-reserve = 4 s: must be less than graceful-timeout, which is 4 s "
+        "(on the command line)"
     ]
 
 

@@ -66,7 +66,7 @@ def _fold_bind(values: dict[str, Any], origins: Origins, problems: list[Problem]
     strongest = [way for way, rank in ranks.items() if rank == min(ranks.values())]
     if len(strongest) > 1:
         named = [field for way in strongest for field in way if field in values]
-        complaint = "say where to listen in one way; bind can be repeated and says them all"
+        complaint = "say where to listen in one way; bind can say them all"
         where = ", ".join(dict.fromkeys(origins[field].where for field in named))
         problems.append(Problem(" and ".join(named), None, complaint, where))
         return
@@ -101,7 +101,7 @@ def _check_times(values: dict[str, Any], origins: Origins, problems: list[Proble
     if "shutdown_reserve_s" not in values:
         values["shutdown_reserve_s"] = min(_DEFAULTS["shutdown_reserve_s"], whole / 2)
     elif reserve is not None and reserve >= whole:
-        complaint = f"must be less than graceful-timeout ({whole:g} s), of which it is a part"
+        complaint = f"must be less than graceful-timeout, which is {whole:g} s"
         where = origins["shutdown_reserve_s"].where
         problems.append(Problem("shutdown-reserve", f"{reserve:g} s", complaint, where))
 

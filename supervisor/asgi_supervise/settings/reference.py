@@ -18,6 +18,7 @@ from asgi_supervise.settings.schema import TABLE
 PAGE = "docs/settings.md"
 SAMPLE = "deploy/asgi-supervise.toml"
 
+_PURPOSE = "Serve an ASGI application on several worker processes, and keep them serving."
 _UNITS = (
     "TIME is in seconds or has a unit (500ms, 2m); SIZE is in bytes or has a unit (64KiB, 16MiB)."
 )
@@ -80,10 +81,7 @@ _COLUMN = 32
 
 def help_text(program: str, width: int) -> str:
     """What ``--help`` prints, in lines of at most ``width`` columns."""
-    paragraphs = [
-        f"Usage: {program} [OPTIONS] APP",
-        "Serve an ASGI application on several worker processes, and keep them serving.",
-    ]
+    paragraphs = [f"Usage: {program} [OPTIONS] APP", textwrap.fill(_PURPOSE, width)]
     for panel, entries in groupby(TABLE, lambda entry: entry.setting.panel):
         items = [_item(_names(entry), _description(entry), width) for entry in entries]
         paragraphs.append("\n".join([f"{panel}:", *items]))
