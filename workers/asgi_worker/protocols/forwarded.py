@@ -36,6 +36,7 @@ REMEMBERED_BYTES = 256
 
 Clients come back, and a look into a dict costs a tenth of parsing what their proxies say."""
 
+_MAPPED = ipaddress.IPv6Network("::ffff:0:0/96")
 _ADDRESS_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[0-9.]+)(?::([0-9]{1,5}|_[A-Za-z0-9._-]{1,60}))?")
 _IDENTIFIER = re.compile(r"(unknown|_[A-Za-z0-9._-]{1,60})(?::([0-9]{1,5}|_[A-Za-z0-9._-]{1,60}))?")
 _HOST_PORT = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]{1,255})(?::([0-9]{1,5}))?")
@@ -204,9 +205,14 @@ def _rewrite_host(scope: dict[str, Any], headers: list[Header], said: _Said) -> 
 
 def _network(entry: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
     try:
-        return ipaddress.ip_network(entry)
+        network = ipaddress.ip_network(entry)
     except ValueError:
         pass
+    else:
+        if network.version == 6 and network.subnet_of(_MAPPED):
+            mapped = _address(str(network.network_address))
+            return ipaddress.ip_network(f"{mapped}/{network.prefixlen - _MAPPED.prefixlen}")
+        return network
     try:
         meant = ipaddress.ip_network(entry, strict=False)
     except ValueError:
@@ -243,11 +249,12 @@ def _node(text: str) -> Node | None:
     if match := _IDENTIFIER.fullmatch(text):
         return match[1], _port(match[2])
     match = _ADDRESS_PORT.fullmatch(text)
-    host, port = (match[1].strip("[]"), match[2]) if match else (text, None)
+    host, port = (match[1], match[2]) if match else (text, None)
     if "%" in host:
-        return None
+        return None  # a zone means nothing here, and may hold any characters
     try:
-        return str(_address(host)), _port(port)
+        address = ipaddress.IPv6Address(host[1:-1]) if match and host[0] == "[" else host
+        return str(_address(str(address))), _port(port)
     except ValueError:
         return None
 
