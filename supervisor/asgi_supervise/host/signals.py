@@ -70,19 +70,23 @@ def forget(pipe: SignalPipe) -> None:
     signal.signal(Signals.SIGCHLD, signal.SIG_DFL)
 
 
-def obey_termination() -> None:
-    """In a worker, until it installs its own handler: SIGTERM ends it."""
+def obey_termination(mask: set[int]) -> None:
+    """In a worker forked under :func:`blocked`, until it installs its own handler: SIGTERM ends it,
+    also one that was sent before this line.
+    """
     signal.signal(Signals.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 @contextmanager
-def blocked() -> Iterator[None]:
-    """Block every signal; unblock what was not blocked before."""
+def blocked() -> Iterator[set[int]]:
+    """Block every signal; gives the mask to which it returns."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
+    mask = {int(number) for number in before}
     try:
-        yield
+        yield mask
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def _noted(number: int, frame: FrameType | None) -> None:

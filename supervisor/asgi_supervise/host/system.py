@@ -129,7 +129,14 @@ class PosixHost:
         return time.monotonic()
 
     def wait(self, deadline: float) -> list[v.Event]:
-        timeout_s = 0.0 if self._happened else max(0.0, min(deadline - self.now(), LONGEST_WAIT_S))
+        while True:
+            left_s = 0.0 if self._happened else max(0.0, deadline - self.now())
+            self._turn(min(left_s, LONGEST_WAIT_S))
+            if self._happened or left_s == 0.0:
+                happened, self._happened = self._happened, []
+                return happened
+
+    def _turn(self, timeout_s: float) -> None:
         readable = {key.fd for key, _ in self._selector.select(timeout_s)}
         # Templates before workers: a worker's first word comes after the report of its fork.
         # Words before deaths: what a process said, it said while it lived.
@@ -149,8 +156,6 @@ class PosixHost:
                 self._reap_worker(worker, child)
         if self._strays:
             self._reap_strays()
-        happened, self._happened = self._happened, []
-        return happened
 
     def start_template(self, generation: int) -> None:
         try:

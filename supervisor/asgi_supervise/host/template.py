@@ -25,6 +25,7 @@ import socket
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
@@ -112,13 +113,16 @@ class Template:
         return Exit.OK
 
     def prepare(self) -> RunWorker:
-        """Become who the workers run as, import what they share, and freeze it."""
+        """Become who the workers run as, import what they share, and freeze it.
+
+        Our own modules first: the user the workers run as may not be able to read them.
+        """
+        module, _, name = self.blueprint.run_worker.partition(":")
+        run_worker: RunWorker = getattr(importlib.import_module(module), name)
         if self.blueprint.umask is not None:
             os.umask(self.blueprint.umask)
         if self.blueprint.identity is not None:
             privileges.take_on(self.blueprint.identity)
-        module, _, name = self.blueprint.run_worker.partition(":")
-        run_worker: RunWorker = getattr(importlib.import_module(module), name)
         if self.blueprint.preload:
             from asgi_worker.application import load
 
@@ -153,14 +157,17 @@ class Template:
         self.pidfds = _running(self.pidfds)
         here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with channel, here, there:
-            try:
-                middle = os.fork()
-            except OSError as error:
-                self.tell(SpawnFailed(slot, f"fork: {error.strerror}"))
-                return
-            if middle == 0:
-                here.close()
-                self.fork_again(slot, channel, there, run_worker)
+            with signals.blocked() as mask:
+                try:
+                    middle = os.fork()
+                except OSError as error:
+                    self.tell(SpawnFailed(slot, f"fork: {error.strerror}"))
+                    return
+                if middle == 0:
+                    here.close()
+                    self.fork_again(
+                        lambda: self.work(slot, channel, there, mask, run_worker), there
+                    )
             os.waitpid(middle, 0)  # from here on the worker is the master's child
             try:
                 answer, fds, _, _ = socket.recv_fds(here, 256, 1, socket.MSG_DONTWAIT)
@@ -173,14 +180,12 @@ class Template:
             else:
                 self.tell(SpawnFailed(slot, answer.decode()))
 
-    def fork_again(
-        self, slot: int, channel: socket.socket, there: socket.socket, run_worker: RunWorker
-    ) -> NoReturn:
+    def fork_again(self, work: Callable[[], NoReturn], there: socket.socket) -> NoReturn:
         """In the middle: fork the worker, answer with its pid and pidfd, and end."""
         try:
             pid = os.fork()
             if pid == 0:
-                self.work(slot, channel, there, run_worker)
+                work()
             socket.send_fds(there, [b"%d" % pid], [os.pidfd_open(pid)])
         except OSError as error:
             there.send(f"fork: {error.strerror}".encode())
@@ -188,7 +193,12 @@ class Template:
             os._exit(Exit.OK)
 
     def work(
-        self, slot: int, channel: socket.socket, there: socket.socket, run_worker: RunWorker
+        self,
+        slot: int,
+        channel: socket.socket,
+        there: socket.socket,
+        mask: set[int],
+        run_worker: RunWorker,
     ) -> NoReturn:
         """In the worker: let go of what is not ours, and work."""
         status: int = Exit.INTERNAL
@@ -200,7 +210,7 @@ class Template:
             for pidfd in self.pidfds:
                 os.close(pidfd)
             self.blueprint.listeners.keep_only(slot)
-            signals.obey_termination()
+            signals.obey_termination(mask)
             settings = self.blueprint.settings
             title = f"worker slot={slot} gen={self.generation}"
             setproctitle(f"{settings.name}: {title} [{settings.app}]")
