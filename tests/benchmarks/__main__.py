@@ -34,7 +34,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     add = parser.add_argument
     add("--case", action="append", choices=cases, help="only this case (repeatable)")
     add("--server", action="append", choices=servers, help="only this server (repeatable)")
-    add("--rounds", type=int, default=5, help="measurements of each (default: 5)")
+    add("--rounds", type=int, default=4, help="measurements of each (default: 4)")
     add("--seconds", type=int, default=1, help="length of each measurement (default: 1)")
     add("--write", action="store_true", help="keep the tables in docs/benchmarks.md")
     add("--fresh", action="store_true", help="make .bench/env anew, with the newest peers")
@@ -149,7 +149,7 @@ def _measure_one(
     else:
         results.samples.setdefault(key, {})[number] = sample
         outcome = f"{sample.cpu_us:10,.1f} µs CPU {sample.rate:12,.0f}/s"
-    print(f"round {number + 1}  {case.name:9} {name:14}  {outcome}", file=sys.stderr, flush=True)
+    print(f"round {number + 1}  {case.name:14} {name:14}  {outcome}", file=sys.stderr, flush=True)
 
 
 def _preamble(chosen: argparse.Namespace, servers: Sequence[Server]) -> list[str]:

@@ -62,6 +62,8 @@ class Case:
     """How many times as long as the other cases this one is measured."""
     access_log: bool = False
     closes: bool = False
+    varies: bool = False
+    """Each request has another cookie: a server that remembers the last head gains nothing."""
     warm_up: int = 300
     """Requests, one after the other, that are checked before the measurement."""
     floors: tuple[str, ...] = ("raw uvloop", "nginx")
@@ -83,9 +85,22 @@ CASES = (
         aims=(("uvicorn", 0.55), ("granian", 0.70), ("raw uvloop", 2.2)),
     ),
     Case(
+        name="hello-varied",
+        title="hello, another cookie in each request",
+        varies=True,
+        aims=(("uvicorn", 0.55), ("granian", 0.70), ("raw uvloop", 2.2)),
+    ),
+    Case(
         name="headers",
         title="hello with 30 request headers",
         headers=MANY,
+        aims=(("uvicorn", 0.60), ("granian", 0.90)),
+    ),
+    Case(
+        name="headers-varied",
+        title="hello with 30 request headers, another cookie in each request",
+        headers=MANY,
+        varies=True,
         aims=(("uvicorn", 0.60), ("granian", 0.90)),
     ),
     Case(

@@ -1,13 +1,25 @@
--- What wrk runs: `wrk … -s load.lua URL -- [METHOD BODY_BYTES]`.
--- The request is made once (wrk caches it as long as no `request` function is defined);
--- the result is printed on one line, as numbers, for cases.py to read.
+-- What wrk runs: `wrk … -s load.lua URL -- [post BODY_BYTES | vary]`.
+-- Without a `request` function wrk sends the same bytes again and again; "vary" gives it one that
+-- goes round requests made beforehand, each with a session cookie of its own.
+-- The result is printed on one line, as numbers, for load.py to read.
+
+local VARIETY = 4096
 
 function init(args)
-  if args[1] then
-    wrk.method = args[1]
+  if args[1] == "post" then
+    wrk.method = "POST"
     wrk.body = string.rep("x", tonumber(args[2]))
+  elseif args[1] == "vary" then
+    local requests, at = {}, 0
+    for number = 1, VARIETY do
+      wrk.headers["Cookie"] = string.format("session=6f2c1b9e8d7a4053b1c2d3e4%08x", number)
+      requests[number] = wrk.format()
+    end
+    request = function()
+      at = at % VARIETY + 1
+      return requests[at]
+    end
   end
-  -- Normally wrk's own init does this, before it calls ours.
 end
 
 function done(summary, latency)

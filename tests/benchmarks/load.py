@@ -87,7 +87,9 @@ def _measure_http(case: Case, running: Running, seconds: int) -> Sample:
         command += ["-H", line]
     command += [f"http://127.0.0.1:{running.port}{case.path}"]
     if case.body_bytes:
-        command += ["--", "POST", str(case.body_bytes)]
+        command += ["--", "post", str(case.body_bytes)]
+    elif case.varies:
+        command += ["--", "vary"]
     before = running.cpu_s()
     said = subprocess.run(command, capture_output=True, text=True, check=False)
     after = running.cpu_s()
