@@ -25,6 +25,7 @@ Route = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 TICKS = 5
 """Events of one clock: a stream without an end would hold up every graceful stop."""
+TICK_S = 1.0
 
 PAGE = Path(__file__).with_suffix(".html").read_bytes()
 STARTED = time.monotonic()
@@ -111,7 +112,7 @@ async def _clock(scope: Scope, receive: Receive, send: Send) -> None:
         body += f"data: {json.dumps(event)}\n\n".encode()
         await send({"type": "http.response.body", "body": body, "more_body": True})
         body = b""
-        await asyncio.wait({gone}, timeout=1)
+        await asyncio.wait({gone}, timeout=TICK_S)
         if gone.done():
             return
     gone.cancel()
