@@ -145,13 +145,12 @@ class Supervisor:
         if worker.life.retired:
             self._say("info", f"{worker} {how_it_died(status)}")
             return
-        ready = worker.life.ready_at < math.inf
         if was is Phase.READY:
             lived = f"after {now - worker.life.ready_at:.1f} s"
             self._say("warning", f"{worker} {how_it_died(status)} {lived}; replacing it")
         elif was is Phase.STARTING:
             self._complain(worker, f"it {how_it_died(status)} before it was ready", "")
-        if not ready and not self._served:
+        if self.service is Service.BOOTING and worker.life.ready_at == math.inf:
             self._boot_failures.add(worker.slot)
         self._count_death(worker, now)
 
@@ -208,7 +207,7 @@ class Supervisor:
 
     def _fail_boot(self) -> None:
         """What keeps the template from starting keeps every worker from it."""
-        if not self._served:
+        if self.service is Service.BOOTING:
             self._boot_failures.update(sizing.slots_wanted(self.rules))
 
     def _count_death(self, member: Worker | Template, now: float) -> None:
@@ -219,6 +218,9 @@ class Supervisor:
             backoff = self._template_backoff
         backoff.died(now, max(0.0, now - member.life.ready_at), self.rules, self._roll)
         self._intensity.died(now, self.rules)
+        if self._served and backoff.not_before > now:
+            where = f"slot={member.slot}" if isinstance(member, Worker) else "the template"
+            self._say("info", f"next try for {where} in {backoff.not_before - now:.1f} s")
 
     # --- what follows --------------------------------------------------------------------------
 
@@ -295,10 +297,12 @@ class Supervisor:
             self._change(member, Change.EXPIRED, now)
 
     def _judge(self, now: float) -> None:
-        if self.service in (Service.STOPPING, Service.KILLING):
-            if self.fleet.empty():
-                self._turn(Turn.EMPTIED, now, "")
-            return
+        if self.service in (Service.BOOTING, Service.SERVING):
+            self._judge_hope(now)
+        if self.service in (Service.STOPPING, Service.KILLING) and self.fleet.empty():
+            self._turn(Turn.EMPTIED, now, "")
+
+    def _judge_hope(self, now: float) -> None:
         ready = self.fleet.ready()
         wanted = set(sizing.slots_wanted(self.rules))
         if self.service is Service.BOOTING and ready:
