@@ -1,0 +1,36 @@
+"""Fixtures for the frameworks: files to serve, a witness, a client that is closed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.frameworks.serving import Witness, witnessing
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a file of 3 MiB and some small ones."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "large.bin").write_bytes(random.Random(1).randbytes(3 * MIB + 17))
+    (folder / "page.html").write_text("<h1>Page</h1>")
+    (folder / "index.html").write_text("<h1>Index</h1>")
+    (folder / "style.css").write_text("h1 { color: teal }\n" * 100)
+    (folder / "empty.txt").write_bytes(b"")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def twenty_mib() -> bytes:
+    return random.Random(2).randbytes(20 * MIB)
+
+
+@pytest.fixture
+def witness() -> Iterator[Witness]:
+    with witnessing() as found:
+        yield found
