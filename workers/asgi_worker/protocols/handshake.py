@@ -20,7 +20,7 @@ from websockets.server import ServerProtocol
 
 from asgi_worker.protocols.deflate import Deflate
 from asgi_worker.protocols.exchange import BODY, Exchange
-from asgi_worker.protocols.response import STATUS_LINES, serialise
+from asgi_worker.protocols.response import DATE, SERVER, STATUS_LINES, serialise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -130,9 +130,11 @@ def acceptance(agreement: Agreement, message: Message, server: Server) -> bytes:
         if isinstance(name, bytes) and name.lower() in _OURS:
             hint = "; use the key 'subprotocol'" if b"protocol" in name.lower() else ""
             raise RuntimeError(f"websocket.accept: header {name!r} is the server's to send{hint}")
-    fields = serialise(headers)
-    defaults = server.default_headers(date=not fields.has_date, server=not fields.has_server)
-    return b"".join((head, fields.block, defaults, b"\r\n"))
+    lines = [head]
+    _, said = serialise(headers, lines)
+    date, named = not said & 1 << DATE, not said & 1 << SERVER
+    lines += (server.default_headers(date=date, server=named), b"\r\n")
+    return b"".join(lines)
 
 
 class Denial:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 QUEUE_MAX_BYTES: Final = 1024 * 1024
 """More than this is not taken in ahead of the application, save to complete one message."""
+EARLY_MAX_BYTES: Final = 64 * 1024
+"""So much is kept of a client that sends before it is accepted (RFC 6455 §4.1: it must not)."""
 
 
 class Incoming:
@@ -33,11 +35,12 @@ class Incoming:
         "_failed",
         "_loop",
         "_max_messages",
-        "_queue",
         "_queued_bytes",
         "_transport",
         "_waiter",
+        "asked",
         "paused",
+        "queue",
         "reader",
     )
 
@@ -51,11 +54,12 @@ class Incoming:
         """``failed`` is called when the client breaks the protocol; nothing is read after it."""
         self.reader: FrameReader | None = None
         self.paused = False
+        self.asked = True
         self._loop: Final = loop
         self._transport: Final = transport
         self._max_messages: Final = max_messages
         self._failed: Final = failed
-        self._queue: deque[Message] = deque()
+        self.queue: deque[Message] = deque()
         self._queued_bytes = 0  # since the queue was empty
         self._waiter: asyncio.Future[None] | None = None
         self._end: Message | None = None
@@ -70,26 +74,28 @@ class Incoming:
                 self._failed(violation)
         elif self._end is None:
             self._early += data
-            self.pause()
+            if len(self._early) > EARLY_MAX_BYTES:
+                self.pause()
 
     def listen(self, reader: FrameReader) -> None:
         """The application has accepted: hand out messages from now on."""
         self.reader = reader
         early, self._early = self._early, b""
+        if self.paused:
+            self.resume()
         if early:
             self.data_received(early)
-            self.resume()
 
     def text(self, text: str) -> None:
         """Queue a text message."""
         if self._end is None:
-            self._queue.append({"type": "websocket.receive", "text": text})
+            self.queue.append({"type": "websocket.receive", "text": text})
             self._arrived(len(text))
 
     def binary(self, data: bytes) -> None:
         """Queue a binary message."""
         if self._end is None:
-            self._queue.append({"type": "websocket.receive", "bytes": data})
+            self.queue.append({"type": "websocket.receive", "bytes": data})
             self._arrived(len(data))
 
     def end(self, code: int, reason: str) -> None:
@@ -106,7 +112,8 @@ class Incoming:
 
     async def receive(self) -> Message:
         """The next message; after the last, ``websocket.disconnect`` every time."""
-        queue = self._queue
+        queue = self.queue
+        self.asked = True
         while not queue:
             if self._end is not None:
                 return self._end.copy()
@@ -123,7 +130,7 @@ class Incoming:
 
     def connect(self) -> None:
         """Begin with what the application is told first; reading waits for its answer."""
-        self._queue.append({"type": "websocket.connect"})
+        self.queue.append({"type": "websocket.connect"})
 
     def pause(self) -> None:
         """Read no more from the client until :meth:`resume`."""
@@ -151,5 +158,5 @@ class Incoming:
             self._waiter = None
             if not waiter.done():
                 waiter.set_result(None)
-        elif self._queued_bytes > QUEUE_MAX_BYTES or len(self._queue) >= self._max_messages:
+        elif self._queued_bytes > QUEUE_MAX_BYTES or len(self.queue) >= self._max_messages:
             self.pause()

@@ -14,7 +14,7 @@ import os
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
-from asgi_worker.protocols import frames
+from asgi_worker.protocols import frames, handshake
 from asgi_worker.protocols.exchange import ClientDisconnected, is_disconnect
 from asgi_worker.protocols.frames import (
     BINARY,
@@ -26,14 +26,6 @@ from asgi_worker.protocols.frames import (
     FrameReader,
     Violation,
 )
-from asgi_worker.protocols.handshake import (
-    Agreement,
-    Denial,
-    Refused,
-    acceptance,
-    negotiate,
-    record,
-)
 from asgi_worker.protocols.http1_output import Output
 from asgi_worker.protocols.incoming import Incoming
 from asgi_worker.protocols.websocket_messages import (
@@ -43,6 +35,7 @@ from asgi_worker.protocols.websocket_messages import (
     HANDSHAKE,
     OPEN,
     binary_payload,
+    log_end,
     unexpected,
 )
 
@@ -55,7 +48,7 @@ CLOSE_TIMEOUT_S: Final = 10.0
 """How long the peer may take to answer a close frame, or to read what was written before it."""
 DRAIN_TIMEOUT_S: Final = 2.0
 """The same while the worker stops."""
-JOIN_MAX_BYTES: Final = 64 * 1024
+JOIN_MAX_BYTES: Final = 16 * 1024
 """A payload up to this size is copied to leave in one write with the head of its frame."""
 NEVER: Final = math.inf
 
@@ -108,10 +101,10 @@ class WebSocketConnection:
         self.data_received = self._incoming.data_received
         self._output = Output(server)
         self._output.transport = transport
-        self._agreement: Agreement
+        self._agreement: handshake.Agreement
         self._accepted = False
         self._deflate: Deflate | None = None
-        self._denial: Denial | None = None
+        self._denial: handshake.Denial | None = None
         self._drain_code = 0
         self._ended_by_application = False
         self._owed_pong: bytes | None = None
@@ -121,10 +114,12 @@ class WebSocketConnection:
     def start(self, data: bytes) -> None:
         """Judge the handshake and, if it is one, call the application."""
         server, scope = self.server, self._scope
-        del scope["method"]  # ASGI has none for a WebSocket
+        scope.pop("method", None)  # ASGI has none for a WebSocket
         try:
-            self._agreement = negotiate(scope, deflate=server.settings.ws_per_message_deflate)
-        except Refused as refused:
+            self._agreement = handshake.negotiate(
+                scope, deflate=server.settings.ws_per_message_deflate
+            )
+        except handshake.Refused as refused:
             server.log.info("WebSocket %r refused: %s", scope["path"], refused)
             self._deny().answer(refused.status, f"{refused}\n", refused.headers)
             return
@@ -162,7 +157,7 @@ class WebSocketConnection:
         self._output.resume_writing()
         if self._owed_pong is not None and self.phase is OPEN:
             payload, self._owed_pong = self._owed_pong, None
-            self._transport.write(frames.control(PONG, payload))
+            self._write(frames.control(PONG, payload))
 
     def connection_lost(self, exc: Exception | None) -> None:
         server = self.server
@@ -173,7 +168,7 @@ class WebSocketConnection:
         if self._accepted:
             server.websockets -= 1
             if server.access_log is not None:
-                record(server.access_log, self._scope, self._started_at)
+                handshake.record(server.access_log, self._scope, self._started_at)
         server.lost(self)
 
     # The frame reader calls.
@@ -184,7 +179,7 @@ class WebSocketConnection:
             # read must not fill our memory with pongs.
             self._owed_pong = payload
         elif self.phase is OPEN:
-            self._transport.write(frames.control(PONG, payload))
+            self._write(frames.control(PONG, payload))
 
     def pong(self, payload: bytes) -> None:
         if payload == self._ping and self.phase is OPEN:
@@ -193,7 +188,7 @@ class WebSocketConnection:
 
     def closed(self, code: int, reason: str) -> None:
         if self.phase is OPEN:
-            self._transport.write(frames.close(code))
+            self._write(frames.close(code))
         self._hang_up(code, reason)
 
     def _failed(self, violation: Violation) -> None:
@@ -202,9 +197,9 @@ class WebSocketConnection:
         The output is closed behind the close frame and the input drained: a connection closed with
         unread input would be reset, and the close frame lost.
         """
-        self.server.log.debug("WebSocket %r failed: %s", self._scope["path"], violation)
+        self.server.log.info("WebSocket %r failed: %s", self._scope["path"], violation)
         if self.phase is OPEN:
-            self._transport.write(frames.close(violation.code, violation.reason))
+            self._write(frames.close(violation.code, violation.reason))
         self._over(violation.code, violation.reason)
         if self._transport.can_write_eof():
             self._transport.write_eof()
@@ -225,7 +220,7 @@ class WebSocketConnection:
         before, self._to_come = self._to_come, reader.bytes_to_come
         if self._ping is None:
             payload = os.urandom(4)
-            self._transport.write(frames.control(PING, payload))
+            self._write(frames.control(PING, payload))
             if timeout_s is None:
                 self._ping_later()
             else:
@@ -284,7 +279,18 @@ class WebSocketConnection:
             head = heads[size]
         else:
             head = frames.head(opcode, size)
-        if size <= JOIN_MAX_BYTES:
+        # While more messages of the client wait to be taken, or the application has not asked for
+        # one since it last sent, more is likely to follow within this turn of the loop: it leaves
+        # together in one write.
+        output, incoming = self._output, self._incoming
+        more = incoming.queue or not incoming.asked
+        incoming.asked = False
+        if more or output.gathered:
+            output.gather(head)
+            output.gather(payload)
+            if not more:
+                output.flush()
+        elif size <= JOIN_MAX_BYTES:
             self._transport.write(head + payload)
         else:
             self._transport.writelines((head, payload))
@@ -312,7 +318,7 @@ class WebSocketConnection:
 
     def _accept(self, message: Message) -> None:
         server = self.server
-        self._transport.write(acceptance(self._agreement, message, server))
+        self._transport.write(handshake.acceptance(self._agreement, message, server))
         self.phase = OPEN
         self._accepted = True
         self._deflate = self._agreement.deflate
@@ -324,9 +330,9 @@ class WebSocketConnection:
         limit_bytes = server.settings.ws_max_bytes
         self._incoming.listen(FrameReader(self._incoming, self, limit_bytes, self._deflate))
 
-    def _deny(self) -> Denial:
+    def _deny(self) -> handshake.Denial:
         self.phase = DENYING
-        self._denial = Denial(self._output, self._scope, self._started_at, self._hang_up)
+        self._denial = handshake.Denial(self._output, self._scope, self._started_at, self._hang_up)
         return self._denial
 
     # The application has ended.
@@ -340,17 +346,9 @@ class WebSocketConnection:
 
     def _application_ended(self, error: BaseException | None) -> None:
         """Log what went wrong, and end the connection if that has not been done."""
-        log, what = self.server.log, f"WebSocket {self._scope['path']!r}"
-        if error is not None and self._incoming.ended and is_disconnect(error):
-            log.debug("%s: the application was stopped by the end of the connection", what)
-        elif isinstance(error, asyncio.CancelledError):
-            log.error("%s: the application was cancelled", what)
-        elif error is not None:
-            log.error("%s: exception in the application", what, exc_info=error)
-        elif self.phase is HANDSHAKE:
-            log.error("%s: the application returned without accepting or refusing", what)
-        elif self.phase is DENYING:
-            log.error("%s: the application returned without completing its response", what)
+        stopped = error is not None and self._incoming.ended and is_disconnect(error)
+        if not stopped:
+            log_end(self.server.log, self._scope["path"], error, self.phase)
         if self.phase is HANDSHAKE:
             self._deny().answer(500, "Internal Server Error")
         elif self.phase is DENYING and self._denial is not None:
@@ -367,7 +365,7 @@ class WebSocketConnection:
             frame = frames.close(code, reason)
         except ValueError as error:
             raise RuntimeError(f"websocket.close: {error}") from None
-        self._transport.write(frame)
+        self._write(frame)
         self._fall_silent(code, reason, timeout_s)
         self.phase = CLOSING
         if self._incoming.paused:
@@ -382,6 +380,10 @@ class WebSocketConnection:
         self._fall_silent(code, reason, CLOSE_TIMEOUT_S)
         self.phase = CLOSED
         self._incoming.reader = None
+
+    def _write(self, frame: bytes) -> None:
+        self._output.flush()
+        self._transport.write(frame)
 
     def _fall_silent(self, code: int, reason: str, timeout_s: float) -> None:
         """Nothing more is written. Of several reasons the application is told the first."""

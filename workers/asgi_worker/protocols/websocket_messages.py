@@ -1,11 +1,13 @@
-"""What an application may send on a WebSocket, when, and how a message that is wrong is named.
+"""What an application may do on a WebSocket, when, and how what it does wrong is named.
 
 Apart from the connection because nothing here is on the way of a message that is right.
 """
 
 from __future__ import annotations
 
+import asyncio
 import enum
+import logging
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -55,3 +57,15 @@ def binary_payload(message: Message) -> bytes:
     if text is None:
         wrong = f"'bytes' must be bytes, not {type(data).__name__}"
     raise RuntimeError(f"websocket.send: {wrong}")
+
+
+def log_end(log: logging.Logger, path: str, error: BaseException | None, phase: Phase) -> None:
+    """Log an application that has ended as it should not, if it has."""
+    if isinstance(error, asyncio.CancelledError):
+        log.error("WebSocket %r: the application was cancelled", path)
+    elif error is not None:
+        log.error("WebSocket %r: exception in the application", path, exc_info=error)
+    elif phase is HANDSHAKE:
+        log.error("WebSocket %r: the application returned without accepting or refusing", path)
+    elif phase is DENYING:
+        log.error("WebSocket %r: the application returned without completing its response", path)
