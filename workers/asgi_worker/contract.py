@@ -102,7 +102,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class BootFailed(msgspec.Struct, frozen=True, tag=True):
-    """Worker or template to master: the application cannot start; the sender exits with ``Exit.BOOT``.
+    """Worker or template to master: the application cannot start. The sender exits with BOOT.
 
     ``reason`` is one line, ``traceback`` the application's own (may be empty).
     """
@@ -139,4 +139,5 @@ def encode(message: Message) -> bytes:
 
 def decode(datagram: bytes) -> Message:
     """The message in ``datagram``; raises ``msgspec.DecodeError`` for what is not one of ours."""
-    return _decoder.decode(datagram)
+    message: Message = _decoder.decode(datagram)
+    return message

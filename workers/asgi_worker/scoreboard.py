@@ -1,8 +1,8 @@
-"""The page of memory that master and workers share: one slot a worker, its layout in this file only.
+"""The page of memory that master and workers share: one slot a worker, laid out in this file only.
 
-Rules: a slot has one writer at a time, the worker that sits in it; every figure is one aligned 8-byte
-word, stored and loaded whole, so there are no locks and no torn reads; the stamp is written from
-inside the event loop, never from a helper thread, because only that proves the loop alive.
+Rules: a slot has one writer at a time, the worker that sits in it; every figure is one aligned
+8-byte word, stored and loaded whole, so there are no locks and no torn reads; the stamp is written
+from inside the event loop, never from a helper thread, because only that proves the loop alive.
 
 The map is anonymous and shared: it is inherited by fork and disappears with the last process.
 Considered and refused: ``multiprocessing.shared_memory`` (a name on disk and a resource tracker
@@ -16,7 +16,7 @@ import mmap
 from typing import NamedTuple
 
 WORDS_PER_SLOT = 16
-"""128 bytes a slot: two cache lines, so neighbours never share one; the rest is for later figures."""
+"""128 bytes a slot: two cache lines, so that neighbours never share one."""
 
 
 class State(enum.IntEnum):

@@ -1,8 +1,8 @@
 """The connections of one worker: listeners, the tick, the sweep, draining.
 
 One :class:`Server` a worker. Connections of every protocol register here; once a tick the loop
-stamps the scoreboard, which is the worker's promise to the master that its loop turns; once a second
-a sweep compares every connection's ``deadline``, so no request costs a timer.
+stamps the scoreboard, which is the worker's promise to the master that its loop turns; once a
+second a sweep compares every connection's ``deadline``, so no request costs a timer.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Coroutine, Sequence
 from contextvars import Context, copy_context
 from email.utils import formatdate
 from types import CoroutineType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from asgi_worker.protocols.forwarded import TrustedProxies
 from asgi_worker.protocols.http1 import LINGER_S, HttpConnection
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from asgi_worker.application import Application, Scope
     from asgi_worker.contract import WorkerSettings
     from asgi_worker.protocols.exchange import Exchange
+    from asgi_worker.protocols.http1_output import Output
 
 TICK_S: Final = 0.1
 SWEEP_TICKS: Final = 10
@@ -67,7 +68,7 @@ class Connection(Protocol):
         """End soon: after the request in flight; a WebSocket with 1012 (``successor``) or 1001."""
 
     def disconnect(self) -> None:
-        """Tell the application that its client has gone: the budget for draining is nearly spent."""
+        """Tell the application that its client has gone: the draining budget is nearly spent."""
 
     def abort(self) -> None:
         """End now."""
@@ -101,13 +102,15 @@ class Server:
         self.websockets = 0
         self.draining = False
         self.piece_bytes = min(PIECE_BYTES, settings.head_max_bytes)
-        """More is parsed piece by piece, so that a burst of pipelined requests can be stopped, and no
-        head longer than the limit is parsed whole."""
+        """More is parsed piece by piece, so that a burst of pipelined requests can be stopped, and
+        no head longer than the limit is parsed whole."""
         self.limit_concurrency = settings.limit_concurrency
         self.now = loop.time()
         self.idle_deadline = self.now + settings.keep_alive_timeout_s
         """When a connection that becomes idle now is closed."""
-        self.trusted = TrustedProxies(settings.forwarded_allow_ips) if settings.proxy_headers else None
+        self.trusted = (
+            TrustedProxies(settings.forwarded_allow_ips) if settings.proxy_headers else None
+        )
         self._base_scope: Scope = {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.5"},
@@ -136,6 +139,7 @@ class Server:
         self._context = copy_context()
         self._listeners: list[asyncio.AbstractServer] = []
         self._sockets: list[socket.socket] = []
+        self._unflushed: list[Output] = []
         self._ticks = 0
         self._ticking: asyncio.TimerHandle | None = None
         self._next_tick = 0.0
@@ -164,6 +168,17 @@ class Server:
         """``loop.call_soon`` in the server's context, not in that of the request at work now."""
         self.loop.call_soon(callback, *args, context=self._context)
 
+    def flush_soon(self, output: Output) -> None:
+        """Flush ``output`` at the end of this turn of the loop: one callback for all of them."""
+        if not self._unflushed:
+            self.call_soon(self._flush)
+        self._unflushed.append(output)
+
+    def _flush(self) -> None:
+        outputs, self._unflushed = self._unflushed, []
+        for output in outputs:
+            output.flush()
+
     def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run ``coroutine`` as a task that the server keeps, and waits for when draining."""
         task = self.new_task(coroutine)
@@ -178,7 +193,7 @@ class Server:
         return limit is not None and (len(self.tasks) >= limit or len(self.connections) > limit)
 
     def template(self, transport: asyncio.Transport) -> tuple[Scope, bool]:
-        """The scope that all requests on ``transport`` share, and whether its peer is a trusted proxy."""
+        """What requests on ``transport`` have in common; whether its peer is a trusted proxy."""
         scope = self._base_scope.copy()
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
@@ -250,8 +265,8 @@ class Server:
             )
         return await loop.create_unix_server(self._connection, sock=own, backlog=backlog)
 
-    def _connection(self) -> HttpConnection:
-        return HttpConnection(self)
+    def _connection(self) -> asyncio.Protocol:
+        return cast("asyncio.Protocol", HttpConnection(self))  # has its methods, needs no base
 
     async def drain(self, budget_s: float, *, successor: bool) -> None:
         """Stop accepting, then end every connection and request within ``budget_s`` seconds.

@@ -1,7 +1,7 @@
 """One HTTP request and its response as ASGI, whatever the HTTP version.
 
-The only place that knows which messages an application may send when, and what it is told (ASGI HTTP
-2.5). A connection fills in what arrives (:meth:`Exchange.feed`, :meth:`Exchange.end`,
+The only place that knows which messages an application may send when, and what it is told (ASGI
+HTTP 2.5). A connection fills in what arrives (:meth:`Exchange.feed`, :meth:`Exchange.end`,
 :meth:`Exchange.disconnect`) and writes what :class:`Wire` asks of it; between the two there are no
 event objects, because this path is walked for every request.
 
@@ -14,7 +14,7 @@ import asyncio
 import enum
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 if TYPE_CHECKING:
     from asgi_worker.application import Message, Scope
@@ -25,7 +25,7 @@ BODY_HIGH_WATER_BYTES: Final = 64 * 1024
 
 
 class ClientDisconnected(OSError):
-    """Raised by ``send()`` when the client has gone (ASGI HTTP 2.4); no error of the application."""
+    """Raised by ``send()`` when the client has gone (ASGI HTTP 2.4). Not logged as an error."""
 
 
 class Phase(enum.IntEnum):
@@ -185,12 +185,12 @@ class Exchange:
                 self.waiters.append(waiter)
             await waiter
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:  # noqa: C901, PLR0912 – flat is fast
         """Take one message of the application.
 
-        Raises ``ClientDisconnected`` when nobody is there to get it and ``RuntimeError``, saying what
-        is wrong, for a message that ASGI does not allow here. What comes after a complete response is
-        ignored, as the specification says.
+        Raises ``ClientDisconnected`` when nobody is there to get it and ``RuntimeError``, saying
+        what is wrong, for a message that ASGI does not allow here. What comes after a complete
+        response is ignored, as the specification says.
         """
         kind = message["type"]
         if self.disconnected:
@@ -222,7 +222,7 @@ class Exchange:
                 raise self._unexpected(kind)
             self.status = message["status"]
             self.headers = message.get("headers", ())
-            if "trailers" in message and message["trailers"]:
+            if message.get("trailers", False):
                 self.promised_trailers = "http.response.trailers" in self.scope["extensions"]
             self.phase = HEAD
         else:

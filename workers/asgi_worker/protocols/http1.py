@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final
 import httptools
 
 from asgi_worker.protocols import request, websocket
-from asgi_worker.protocols.exchange import BODY, COMPLETE, NOTHING, Exchange
+from asgi_worker.protocols.exchange import BODY, COMPLETE, Exchange
 from asgi_worker.protocols.http1_input import RequestReader
 from asgi_worker.protocols.http1_output import CHUNKED, Output
 from asgi_worker.protocols.request import BadRequest
@@ -31,9 +31,10 @@ DISCARD_MAX_BYTES: Final = 1024 * 1024
 """A body that the application did not read is skipped up to here to keep the connection."""
 LINGER_S: Final = 2.0
 """How long a connection that we close is still read, so that a reset does not eat the response."""
-BODY_PIECE_BYTES: Final = 64 * 1024
+BODY_PIECE_BYTES: Final = 256 * 1024
 """So much of a body is parsed at a time; heads come in smaller pieces (``Server.piece_bytes``)."""
 INFINITY: Final = math.inf
+INTERRUPTIONS: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
 
 class HttpConnection:
@@ -96,7 +97,7 @@ class HttpConnection:
         if not (data.endswith(reader.known_block) and reader.feed_known(data)):
             try:
                 reader.feed(data)
-            except httptools.HttpParserError as error:
+            except INTERRUPTIONS as error:
                 self._interrupted(error, data)
             if reader.in_head:
                 self._head_unfinished(data)
@@ -113,6 +114,7 @@ class HttpConnection:
         if self.stash:
             data = self.stash + data
             self.stash = b""
+        view = memoryview(data)
         start = 0
         piece_bytes = self.server.piece_bytes
         while start < len(data) and not self.closing and reader.refusal is None:
@@ -121,29 +123,32 @@ class HttpConnection:
                 self.pause_reading()
                 break
             end = start + (piece_bytes if reader.incoming is None else BODY_PIECE_BYTES)
-            piece = data[start:end]
+            piece = view[start:end]
             try:
                 reader.feed(piece)
-            except httptools.HttpParserError as error:
+            except INTERRUPTIONS as error:
                 self._interrupted(error, data[start:])
                 if isinstance(error, httptools.HttpParserUpgrade):
                     break  # the rest went with it
             start = end
             if reader.in_head:
-                self._head_unfinished(piece)
+                self._head_unfinished(bytes(piece))
             if self.waiting:
                 self._advance()
+            if reader.incoming is not None:
+                reader.body_unfinished()
         if reader.incoming is not None:
             self._body_unfinished()
 
-    def _interrupted(self, error: httptools.HttpParserError, data: bytes) -> None:
+    def _interrupted(self, error: Exception, data: bytes) -> None:
         """The parser has stopped within ``data``: an upgrade, or something it refuses."""
         rest = self.reader.interrupted(error, data)
         if rest is None:
             self._refuse()
             return
         exchange = self.waiting[-1]
-        if self.exchange is None and len(self.waiting) == 1 and self.reader.takes_websocket(exchange):
+        alone = self.exchange is None and len(self.waiting) == 1
+        if alone and request.asks_for_websocket(exchange.scope):
             self._become_websocket(exchange, rest)
             return
         self.reader.ignore_upgrade(exchange)
@@ -173,7 +178,10 @@ class HttpConnection:
     def _body_unfinished(self) -> None:
         reader = self.reader
         limit_s = self.server.settings.body_timeout_s
-        self.deadline = INFINITY if limit_s is None or self.read_paused else self.server.now + limit_s
+        if limit_s is None or self.read_paused:
+            self.deadline = INFINITY
+        else:
+            self.deadline = self.server.now + limit_s
         reader.body_unfinished()
         if reader.refusal is not None:
             self._refuse()
@@ -243,7 +251,7 @@ class HttpConnection:
         self.deadline = self.server.idle_deadline
 
     def cut(self, exchange: Exchange) -> None:
-        """The response cannot be completed: close, so that the client does not take it for whole."""
+        """The response cannot be completed: close, or the client would take it for whole."""
         self.closing = True
         self.output.flush()
         if exchange.remaining >= CHUNKED:  # what is missing tells
@@ -261,7 +269,11 @@ class HttpConnection:
             return
         if exchange is not None and not exchange.disconnected:
             return
-        self.server.log.info("%s refused: %s (%d)", self._request(), refusal.reason, refusal.status)
+        client = self.reader.template["client"]
+        who = "a unix socket" if client is None else f"{client[0]}:{client[1]}"
+        self.server.log.info(
+            "request from %s refused: %s (%d)", who, refusal.reason, refusal.status
+        )
         if exchange is None or exchange.phase < BODY:
             self.output.flush()
             self.transport.write(request.refusal(refusal.status, self.server.defaults))
@@ -284,7 +296,7 @@ class HttpConnection:
         self.transport.close()
 
     def expire(self, now: float) -> None:
-        """The deadline has passed: of lingering, of a head or body that does not come, of idling."""
+        """The deadline has passed: of lingering, idling, or a head or body that does not come."""
         reader = self.reader
         if self.closing:
             self.transport.abort()
@@ -332,7 +344,3 @@ class HttpConnection:
         if self.read_paused and not self.stash:
             self.read_paused = False
             self.transport.resume_reading()
-
-    def _request(self) -> str:
-        client = self.reader.template["client"]
-        return "request on a unix socket" if client is None else f"request of {client[0]}:{client[1]}"

@@ -1,10 +1,11 @@
 """The input half of an HTTP/1.1 connection: what ``httptools`` finds, as exchanges (RFC 9112).
 
-The parser calls :class:`RequestReader`, which decides whether a request can be served and puts its
-exchange into the queue of the connection. The common request – origin-form target, one Host that was
-seen before, no field that changes anything – is read without leaving :meth:`on_headers_complete`;
-whatever needs thought is looked at by :meth:`_examine`. What must not be served raises
-:class:`~.request.BadRequest` through the parser, which stops there for good.
+The parser calls :class:`RequestReader`, which decides whether a request can be served and puts
+its exchange into the queue of the connection. The common request – origin-form target, one Host
+that was seen before, no field that changes anything – is read without leaving
+:meth:`~RequestReader.on_headers_complete`; whatever needs thought is looked at by ``_examine``.
+What must not be served raises :class:`~.request.BadRequest` through the parser, which stops for
+good.
 """
 
 from __future__ import annotations
@@ -19,17 +20,25 @@ from asgi_worker.protocols.request import BadRequest
 
 if TYPE_CHECKING:
     import asyncio
+    from collections.abc import Callable
 
     from asgi_worker.application import Scope
     from asgi_worker.protocols.http1 import HttpConnection
 
 Header = tuple[bytes, bytes]
+Data = bytes | bytearray | memoryview
 
 _SPECIAL: Final = frozenset(
     {b"host", b"content-length", b"transfer-encoding", b"expect", b"upgrade", b"te"}
 )
 _FORWARDED: Final = frozenset(
-    {b"forwarded", b"x-forwarded-for", b"x-forwarded-proto", b"x-forwarded-host", b"x-forwarded-port"}
+    {
+        b"forwarded",
+        b"x-forwarded-for",
+        b"x-forwarded-host",
+        b"x-forwarded-port",
+        b"x-forwarded-proto",
+    }
 )
 _SPECIAL_OF_PROXIES: Final = _SPECIAL | _FORWARDED
 _METHODS: Final = {
@@ -39,6 +48,7 @@ _BODYLESS_METHODS: Final = frozenset({b"GET", b"HEAD"})
 _PLAIN_TARGET: Final = bytes(range(0x21, 0x7F)).translate(None, b"#%")
 """What a target may consist of that needs no decoding: visible ASCII (RFC 9112 §3.2)."""
 _REMEMBERED_BYTES: Final = 4096
+_PARSED_BODY_BYTES: Final = 16 * 1024
 _NO_BLOCK: Final = b"\n\n\n"
 """No block of fields ends so."""
 _SLASH: Final = ord("/")
@@ -60,6 +70,7 @@ class RequestReader:
         "known_block",
         "known_scope",
         "last_block",
+        "length",
         "parser",
         "plain_scope",
         "refusal",
@@ -84,7 +95,8 @@ class RequestReader:
         self.in_head = False
         self.head_bytes = 0  # of an unfinished head, over all chunks
         self.head_start = b""  # its first bytes
-        self.body_bytes = 0  # of the body that is arriving
+        self.length = 0  # what content-length says of the body that is arriving
+        self.body_bytes = 0  # of it arrived
         self.incoming: Exchange | None = None  # its body is arriving
         self.upgrading = False
         self.refusal: BadRequest | None = None
@@ -97,7 +109,7 @@ class RequestReader:
     def restart(self) -> None:
         """A new parser, at the beginning of a message."""
         self.parser = parser = httptools.HttpRequestParser(self)
-        self.feed = parser.feed_data
+        self.feed: Callable[[Data], None] = parser.feed_data
         self.should_keep_alive = _never if self.server.draining else parser.should_keep_alive
 
     # Heads that repeat themselves.
@@ -178,7 +190,8 @@ class RequestReader:
         scope["state"] = scope["state"].copy()
         scope["extensions"] = scope["extensions"].copy()
         found = [header for header in headers if header[0] in special]
-        exchange = Exchange(self.connection, self.connection.output, scope, self.should_keep_alive())
+        connection = self.connection
+        exchange = Exchange(connection, connection.output, scope, self.should_keep_alive())
         if (
             len(found) == 1
             and found[0][1] == self.host
@@ -223,10 +236,23 @@ class RequestReader:
             incoming.end()
             if incoming.phase == COMPLETE:
                 self.connection.idle()
-        if self.body_bytes:
-            self.body_bytes = 0
+        self.length = self.body_bytes = 0
         if self.headers:  # trailers: swallowed, as RFC 9112 §7.1.2 permits
             self.headers = []
+
+    def feed_body(self, data: Data) -> None:
+        """Stands in for the parser until ``length`` bytes of body have arrived; raises like it."""
+        left = self.length - self.body_bytes
+        body = data if len(data) <= left else memoryview(data)[:left]
+        try:
+            self.on_body(bytes(body))
+        except BadRequest as refusal:
+            raise httptools.HttpParserCallbackError(refusal.reason) from refusal
+        if len(body) == left:
+            self.restart()
+            self.on_message_complete()
+            if len(data) > left:
+                self.feed(memoryview(data)[left:])
 
     # What needs thought.
 
@@ -266,11 +292,11 @@ class RequestReader:
             self.upgrading = True
 
     def _examine_body(self, exchange: Exchange, fields: dict[bytes, bytes], version: str) -> None:
-        """Fields that say how a body is delimited, and what the client waits for before it sends it."""
+        """Fields that say how a body is delimited, and whether the client waits to send it."""
         chunked = b"transfer-encoding" in fields
         if chunked:
             request.check_transfer_encoding(fields[b"transfer-encoding"], version)
-        length = int(fields.get(b"content-length", b"0"))
+        self.length = length = int(fields.get(b"content-length", b"0"))
         limit = self.server.settings.body_max_bytes
         if limit is not None and length > limit:
             raise BadRequest(413, f"the body is longer than {limit} bytes")
@@ -279,7 +305,7 @@ class RequestReader:
                 raise BadRequest(417, "an expectation other than 100-continue")
             exchange.expects_continue = chunked or length > 0
 
-    def interrupted(self, error: httptools.HttpParserError, data: bytes) -> bytes | None:
+    def interrupted(self, error: Exception, data: bytes) -> bytes | None:
         """The parser has stopped within ``data``.
 
         Returns what follows the head for an upgrade (the connection decides what becomes of it),
@@ -312,7 +338,8 @@ class RequestReader:
         self.head_bytes += len(data)
         if len(self.head_start) < request.METHOD_MAX_BYTES:
             self.head_start += data
-        if self.head_bytes > settings.head_max_bytes or len(self.headers) > settings.head_max_fields:
+        too_many = len(self.headers) > settings.head_max_fields
+        if too_many or self.head_bytes > settings.head_max_bytes:
             if self.headers:
                 self.refusal = BadRequest(431, "the head is too large")
             else:
@@ -321,23 +348,16 @@ class RequestReader:
         return begun
 
     def body_unfinished(self) -> None:
-        """A body goes on. May set ``refusal``."""
+        """A body goes on. May set ``refusal``.
+
+        What is left of a long body whose length is known needs no parser, which would only copy it.
+        """
+        if self.length - self.body_bytes > _PARSED_BODY_BYTES:
+            self.feed = self.feed_body
         if len(self.headers) > self.server.settings.head_max_fields:
             self.refusal = BadRequest(431, "too many trailer fields")
 
     # Upgrades.
-
-    def takes_websocket(self, exchange: Exchange) -> bool:
-        """Whether the head that asked for an upgrade asked for a WebSocket, and may have one."""
-        scope = exchange.scope
-        fields = dict(scope["headers"])
-        protocols = [one.strip().lower() for one in fields[b"upgrade"].split(b",")]
-        return (
-            b"websocket" in protocols
-            and scope["method"] == "GET"
-            and scope["http_version"] == "1.1"
-            and not _has_body(fields)
-        )
 
     def ignore_upgrade(self, exchange: Exchange) -> None:
         """Go on as if no upgrade had been asked for (RFC 9110 §7.8).
@@ -347,17 +367,12 @@ class RequestReader:
         """
         self.upgrading = False
         self.restart()
-        fields = dict(exchange.scope["headers"])
-        if not _has_body(fields):
+        framing = request.body_framing(exchange.scope["headers"])
+        if not framing:
             self.on_message_complete()
             return
-        head = b"".join(
-            b"%b: %b\r\n" % (name, fields[name])
-            for name in (b"content-length", b"transfer-encoding")
-            if name in fields
-        )
         waiting = self.waiting.copy()
-        self.feed(b"POST / HTTP/1.1\r\nhost:\r\n" + head + b"\r\n")
+        self.feed(b"POST / HTTP/1.1\r\nhost:\r\n" + framing + b"\r\n")
         self.waiting[:] = waiting
         self.incoming = exchange
 
@@ -374,11 +389,7 @@ def _set_path(scope: Scope, target: bytes) -> None:
         scope["raw_path"] = path
 
 
-def _has_body(fields: dict[bytes, bytes]) -> bool:
-    return b"transfer-encoding" in fields or int(fields.get(b"content-length", b"0")) > 0
-
-
-def _still_no_method(data: bytes) -> None:
+def _still_no_method(_data: Data) -> None:
     """Stands in for a parser that gave up, until the first word of the request is whole."""
     raise httptools.HttpParserInvalidMethodError("Invalid method encountered")
 

@@ -75,7 +75,7 @@ def read_target(scope: Scope, target: bytes) -> None:
 
 
 def _split(method: str, target: bytes) -> tuple[bytes, bytes, bytes | None]:
-    """``(raw_path, query, authority)`` of a target that does not begin with a slash (RFC 9112 §3.2)."""
+    """``(raw_path, query, authority)`` of a target that is no path (RFC 9112 §3.2)."""
     if method == "CONNECT":
         raise BadRequest(405, "CONNECT asks for a proxy; this is an origin server")
     if target == b"*":
@@ -95,7 +95,7 @@ def _split(method: str, target: bytes) -> tuple[bytes, bytes, bytes | None]:
 def check_target(target: bytes) -> None:
     """A target holds visible ASCII only and no fragment (RFC 9112 §3.2)."""
     if not _is_visible(target) or b"#" in target:
-        raise BadRequest(400, "the request target holds a fragment, a space or a non-ASCII character")
+        raise BadRequest(400, "the target holds a fragment, a space or a non-ASCII character")
 
 
 def check_repeated(headers: list[tuple[bytes, bytes]]) -> None:
@@ -123,7 +123,7 @@ def check_host(value: bytes) -> None:
 
 
 def check_transfer_encoding(value: bytes, http_version: str) -> None:
-    """Only ``chunked``, once, in HTTP/1.1 (RFC 9112 §6.1): everything else is ambiguous or unknown."""
+    """Only ``chunked``, once, in HTTP/1.1 (RFC 9112 §6.1): all else is ambiguous or unknown."""
     if http_version == "1.0":
         raise BadRequest(400, "Transfer-Encoding in an HTTP/1.0 request")
     codings = [coding.strip().lower() for coding in value.split(b",")]
@@ -134,7 +134,28 @@ def check_transfer_encoding(value: bytes, http_version: str) -> None:
     raise BadRequest(501, "a transfer coding other than chunked")
 
 
-def blame(error: httptools.HttpParserError, head: bytes) -> BadRequest:
+def asks_for_websocket(scope: Scope) -> bool:
+    """Whether a head with an Upgrade field asks for a WebSocket, and has no body (RFC 6455 §4.1)."""
+    upgrade = [value for name, value in scope["headers"] if name == b"upgrade"]
+    protocols = b",".join(upgrade).lower().split(b",")
+    return (
+        b"websocket" in [one.strip() for one in protocols]
+        and scope["method"] == "GET"
+        and scope["http_version"] == "1.1"
+        and not body_framing(scope["headers"])
+    )
+
+
+def body_framing(headers: list[tuple[bytes, bytes]]) -> bytes:
+    """The lines that say how a body is delimited; empty when there is none."""
+    return b"".join(
+        b"%b: %b\r\n" % (name, value)
+        for name, value in headers
+        if name == b"transfer-encoding" or (name == b"content-length" and int(value) > 0)
+    )
+
+
+def blame(error: Exception, head: bytes) -> BadRequest:
     """The answer to what the parser refused; ``head`` is what there is of the request's head."""
     reason = str(error) or type(error).__name__
     if isinstance(error, httptools.HttpParserInvalidMethodError):

@@ -39,7 +39,8 @@ _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _is_splitting = re.compile(rb"[\r\n\0]").search
 
 STATUS_LINES: Final[dict[int, bytes]] = {
-    status.value: b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode()) for status in http.HTTPStatus
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode())
+    for status in http.HTTPStatus
 }
 STATUS_LINES[413] = b"HTTP/1.1 413 Content Too Large\r\n"  # renamed by RFC 9110; Python 3.11 lags
 STATUS_LINES[414] = b"HTTP/1.1 414 URI Too Long\r\n"
@@ -48,10 +49,10 @@ BODYLESS: Final = frozenset({204, 304})
 """Final statuses that never have a body (RFC 9110 §6.4.1)."""
 
 
-def status_line(status: int) -> bytes:
-    """The HTTP/1.1 status line; raises ``RuntimeError`` for what is not a final status (200–599…)."""
+def status_line(status: object) -> bytes:
+    """The HTTP/1.1 status line; raises ``RuntimeError`` for what is not a final status."""
     if not isinstance(status, int) or not 200 <= status <= 999:
-        raise RuntimeError(f"http.response.start: status must be an int from 200 to 999, not {status!r}")
+        raise RuntimeError(f"http.response.start: status {status!r} is no int from 200 to 999")
     return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
@@ -87,7 +88,7 @@ def serialise(headers: Iterable[Header], lines: list[bytes]) -> tuple[int, int]:
     return length, said
 
 
-def check_header(name: bytes, value: bytes) -> None:
+def check_header(name: object, value: object) -> None:
     """Raise ``RuntimeError`` unless ``name: value`` is one header line whatever comes around it."""
     if not isinstance(name, bytes) or not _is_token(name):
         raise RuntimeError(f"header name {name!r} is not a token in bytes (RFC 9110 §5.6.2)")
