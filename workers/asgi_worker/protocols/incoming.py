@@ -63,7 +63,7 @@ class Incoming:
         self._queued_bytes = 0  # since the queue was empty
         self._waiter: asyncio.Future[None] | None = None
         self._end: Message | None = None
-        self._early = b""  # sent before the application accepted
+        self._early: bytes | None = b""  # sent before the application accepted
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client, as the transport has them."""
@@ -71,8 +71,8 @@ class Incoming:
             try:
                 self.reader.feed(data)
             except Violation as violation:
-                self._failed(violation)
-        elif self._end is None:
+                self._violated(violation)
+        elif self._early is not None:
             self._early += data
             if len(self._early) > EARLY_MAX_BYTES:
                 self.pause()
@@ -80,7 +80,7 @@ class Incoming:
     def listen(self, reader: FrameReader) -> None:
         """The application has accepted: hand out messages from now on."""
         self.reader = reader
-        early, self._early = self._early, b""
+        early, self._early = self._early, None
         if self.paused:
             self.resume()
         if early:
@@ -147,9 +147,23 @@ class Incoming:
             try:
                 self.reader.resume()
             except Violation as violation:
-                self._failed(violation)
+                self._violated(violation)
         if not (self.paused or self._transport.is_closing()):
             self._transport.resume_reading()
+
+    def in_turn(self, callback: Callable[..., None], *args: object) -> None:
+        """Call at once or, if messages wait for the application, when it had a chance to answer.
+
+        So what a client sends in one packet with the end of the connection is not sent in vain.
+        """
+        if self.queue:
+            self._loop.call_soon(callback, *args)  # it has been woken: its turn comes first
+        else:
+            callback(*args)
+
+    def _violated(self, violation: Violation) -> None:
+        self.reader = None
+        self.in_turn(self._failed, violation)
 
     def _arrived(self, size: int) -> None:
         self._queued_bytes += size

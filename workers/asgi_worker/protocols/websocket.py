@@ -26,7 +26,7 @@ from asgi_worker.protocols.frames import (
     FrameReader,
     Violation,
 )
-from asgi_worker.protocols.http1_output import Output
+from asgi_worker.protocols.http1_output import JOIN_MAX_BYTES, Output
 from asgi_worker.protocols.incoming import Incoming
 from asgi_worker.protocols.websocket_messages import (
     CLOSED,
@@ -48,9 +48,6 @@ CLOSE_TIMEOUT_S: Final = 10.0
 """How long the peer may take to answer a close frame, or to read what was written before it."""
 DRAIN_TIMEOUT_S: Final = 2.0
 """The same while the worker stops."""
-JOIN_MAX_BYTES: Final = 16 * 1024
-"""A payload up to this size is copied to leave in one write with the head of its frame."""
-NEVER: Final = math.inf
 
 
 def upgrade(server: Server, transport: asyncio.Transport, scope: Scope, data: bytes) -> None:
@@ -90,7 +87,7 @@ class WebSocketConnection:
 
     def __init__(self, server: Server, transport: asyncio.Transport, scope: Scope) -> None:
         self.server = server
-        self.deadline = NEVER
+        self.deadline = math.inf
         self.phase = HANDSHAKE
         self._transport = transport
         self._scope = scope
@@ -164,7 +161,7 @@ class WebSocketConnection:
         self._over(1006, "")
         if self._denial is not None:
             self._denial.exchange.disconnect()
-        self.deadline = NEVER
+        self.deadline = math.inf
         if self._accepted:
             server.websockets -= 1
             if server.access_log is not None:
@@ -187,6 +184,9 @@ class WebSocketConnection:
             self._ping_later()
 
     def closed(self, code: int, reason: str) -> None:
+        self._incoming.in_turn(self._answer_close, code, reason)
+
+    def _answer_close(self, code: int, reason: str) -> None:
         if self.phase is OPEN:
             self._write(frames.close(code))
         self._hang_up(code, reason)
@@ -197,6 +197,8 @@ class WebSocketConnection:
         The output is closed behind the close frame and the input drained: a connection closed with
         unread input would be reset, and the close frame lost.
         """
+        if self.phase is CLOSED:
+            return
         self.server.log.info("WebSocket %r failed: %s", self._scope["path"], violation)
         if self.phase is OPEN:
             self._write(frames.close(violation.code, violation.reason))
@@ -394,4 +396,4 @@ class WebSocketConnection:
 
     def _ping_later(self) -> None:
         interval_s = self.server.settings.ws_ping_interval_s
-        self.deadline = NEVER if interval_s is None else self.server.now + interval_s
+        self.deadline = math.inf if interval_s is None else self.server.now + interval_s
