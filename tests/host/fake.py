@@ -170,6 +170,10 @@ class FakeHost:
         """Let the master observe ``event``."""
         self._later(in_s, lambda: event)
 
+    def later(self, in_s: float, what: Callable[[], None]) -> None:
+        """Let the world change without the master being told."""
+        self._later(in_s, what)
+
     def crash_worker(self, worker: int, status: int, in_s: float = 0.0) -> None:
         """End a worker that exists."""
         self._later(in_s, lambda: self._worker_exits(worker, status))
@@ -186,6 +190,11 @@ class FakeHost:
     def ready_slots(self) -> list[int]:
         """Slots whose worker serves."""
         return sorted(w.slot for w in self.workers.values() if w.ready and not w.leaving)
+
+    @property
+    def busy(self) -> bool:
+        """Something will happen by itself."""
+        return bool(self._future)
 
     # --- what children do ------------------------------------------------------------------------
 

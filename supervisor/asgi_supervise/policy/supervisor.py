@@ -41,7 +41,10 @@ class Supervisor:
         self._intensity = Intensity()
         self._slot_backoff: dict[int, Backoff] = {}
         self._template_backoff = Backoff()
+        self._boot_successes: set[int] = set()
+        """At first start: slots whose worker was ready once."""
         self._boot_failures: set[int] = set()
+        """At first start: slots whose worker died before it was ready."""
         self._served = False
         self._complaints = Complaints()
         self._acts: list[v.Act] = []
@@ -128,6 +131,7 @@ class Supervisor:
                 if was is not Phase.READY and worker.life.phase is Phase.READY:
                     worker.life.ready_at = now
                     self._served = True
+                    self._boot_successes.add(worker.slot)
                     self._say("info", f"{worker} ready")
             case v.WorkerBootFailed(reason=reason, traceback=traceback):
                 self._change(worker, Change.BOOT_FAILED, now)
@@ -306,7 +310,7 @@ class Supervisor:
         ready = self.fleet.ready()
         wanted = set(sizing.slots_wanted(self.rules))
         if self.service is Service.BOOTING and ready:
-            if wanted <= self._boot_failures | {worker.slot for worker in ready}:
+            if wanted <= self._boot_successes | self._boot_failures:
                 self._turn(Turn.BOOTED, now, "")
         elif not self._served and wanted <= self._boot_failures:
             self.verdict = Exit.BOOT

@@ -1,0 +1,108 @@
+"""The real loop on the fake host, turn by turn, with what must be true after every turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tests.host.fake import Deadlock, FakeHost, Script
+
+from asgi_supervise.master import Master
+from asgi_supervise.policy import vocabulary as v
+from asgi_supervise.policy.health import Rules
+from asgi_supervise.policy.lifecycle import Service
+from asgi_supervise.policy.sizing import slots_to_make
+from asgi_supervise.policy.supervisor import Supervisor
+from asgi_worker.scoreboard import Scoreboard
+
+MOST_TURNS = 3000
+
+
+class Stage:
+    def __init__(self, roll: Callable[[], float] = lambda: 1.0, **rules: float | bool) -> None:
+        self.rules = Rules(**{"workers": 2, **rules})  # type: ignore[arg-type]
+        self.host = FakeHost()
+        self.supervisor = Supervisor(self.rules, roll)
+        scoreboard = Scoreboard(slots_to_make(self.rules))
+        self.master = Master(self.host, self.supervisor, scoreboard, ["http://test"])
+        self.acts: list[v.Act] = []
+        self.events: list[v.Event] = []
+        self.bugs_expected = False
+
+    @property
+    def said(self) -> list[str]:
+        """Every line of the log."""
+        return [f"{act.level}: {act.text}" for act in self.acts if isinstance(act, v.Say)]
+
+    def said_with(self, *words: str) -> list[str]:
+        return [line for line in self.said if all(word in line for word in words)]
+
+    def script(self, *scripts: Script) -> None:
+        """What the next workers are like, by slot; slots beyond are obedient."""
+        self.host.scripts = lambda slot: scripts[slot] if slot < len(scripts) else Script.OBEDIENT
+
+    def turn(self) -> None:
+        """One turn, as :meth:`Master.turn` takes it."""
+        now = self.host.now()
+        acts = self.supervisor.decide(now)
+        assert self.supervisor.decide(now) == [], "a decision is made once"
+        for act in acts:
+            self.acts.append(act)
+            self.master.perform(act)
+        if not self.supervisor.done:
+            deadline = self.supervisor.deadline()
+            assert deadline > now, "what is due was not done: the loop would spin"
+            try:
+                happened = self.host.wait(deadline)
+            except Deadlock:
+                assert self.full(), "it waits for ever for something that will not happen"
+                return
+            for event in happened:
+                self.events.append(event)
+                self.supervisor.observe(event, self.host.now())
+        self.check()
+
+    def check(self) -> None:
+        assert self.host.violations == []
+        fleet = self.supervisor.fleet
+        slots = [worker.slot for worker in fleet.workers.values()]
+        assert len(set(slots)) == len(slots), "one worker a slot"
+        assert set(slots) <= set(range(self.rules.workers))
+        exited = [event.worker for event in self.events if isinstance(event, v.WorkerExited)]
+        assert len(set(exited)) == len(exited), "each worker is reaped once"
+        assert set(self.host.workers) <= set(fleet.workers), "no worker is forgotten"
+        assert set(self.host.templates) <= set(fleet.templates), "no template is forgotten"
+        if not self.bugs_expected:
+            assert self.said_with("[BUG]") == []
+
+    def until(self, condition: Callable[[], bool], most_turns: int = MOST_TURNS) -> None:
+        for _ in range(most_turns):
+            if condition():
+                return
+            self.turn()
+        raise AssertionError(f"in vain; the last that was said: {self.said[-5:]}")
+
+    def serving(self) -> bool:
+        return self.supervisor.service is Service.SERVING
+
+    def full(self) -> bool:
+        """Everything wanted is there and serves."""
+        return self.host.ready_slots() == list(range(self.rules.workers)) and self.serving()
+
+    def done(self) -> bool:
+        return self.supervisor.done
+
+    def ask(self, intent: v.Intent, by: str = "test") -> None:
+        self.host.happens(v.Asked(intent, by))
+
+    def stop(self) -> float:
+        """Stop gracefully and check that nothing is left; how long it took."""
+        began = self.host.now()
+        self.ask(v.Intent.STOP)
+        self.until(self.done)
+        self.check_empty()
+        return self.host.now() - began
+
+    def check_empty(self) -> None:
+        assert (self.host.workers, self.host.templates) == ({}, {})
+        assert self.supervisor.fleet.empty()
+        assert not self.host.listening
