@@ -236,7 +236,9 @@ class RequestReader:
             incoming.end()
             if incoming.phase == COMPLETE:
                 self.connection.idle()
-        self.length = self.body_bytes = 0
+        if self.body_bytes:
+            self.length = self.body_bytes = 0
+            self.connection.resume_reading()
         if self.headers:  # trailers: swallowed, as RFC 9112 §7.1.2 permits
             self.headers = []
 

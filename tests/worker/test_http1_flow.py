@@ -1,0 +1,522 @@
+"""Bodies, back-pressure, pipelining, time-outs, upgrades: what flows through one connection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asgi_worker.application import Receive, Scope, Send
+from tests.worker.conftest import Run
+from tests.worker.serving import Arena, Wire
+
+MIB = 1024 * 1024
+GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
+
+
+async def respond(send: Send, data: bytes, status: int = 200) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": []})
+    await send({"type": "http.response.body", "body": data})
+
+
+async def read_body(receive: Receive) -> bytes:
+    parts = []
+    while True:
+        message = await receive()
+        assert message["type"] == "http.request"
+        parts.append(message["body"])
+        if not message["more_body"]:
+            return b"".join(parts)
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    await respond(send, await read_body(receive))
+
+
+async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+    """The scope as JSON."""
+    told = {
+        key: value
+        for key, value in scope.items()
+        if key not in ("client", "state", "extensions", "asgi")
+    }
+    await respond(send, json.dumps(told, default=lambda one: one.decode("latin-1")).encode())
+
+
+def post(data: bytes, *lines: str) -> bytes:
+    head = ("POST / HTTP/1.1", "Host: test", f"Content-Length: {len(data)}", *lines, "", "")
+    return "\r\n".join(head).encode() + data
+
+
+def chunked(*pieces: bytes) -> bytes:
+    head = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
+    return head + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces if one) + b"0\r\n\r\n"
+
+
+@pytest.mark.parametrize("size", [0, 1, 1000, 16384, 65536, 65537, 300_000, 3 * MIB])
+def test_bodies_arrive_whole_however_they_are_cut(run: Run, size: int) -> None:
+    data = os.urandom(size)
+
+    async def test() -> None:
+        async with Arena(echo) as arena:
+            wire = await arena.connect()
+            for request in (post(data), chunked(data[: size // 3], data[size // 3 :])):
+                send = asyncio.ensure_future(wire.write(request + GET))
+                assert (await wire.read_response())[2] == data
+                assert (await wire.read_response())[2] == b""  # the GET behind it
+                await send
+            for cut in (1, 7, 4096, 100_000):
+                request = post(data[:5000])
+                for at in range(0, len(request), cut):
+                    await wire.write(request[at : at + cut])
+                    await asyncio.sleep(0)
+                assert (await wire.read_response())[2] == data[:5000]
+
+    run(test())
+
+
+def test_pipelined_requests_are_answered_in_order(run: Run) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        number = int(scope["path"][1:])
+        if number % 3 == 0:
+            await asyncio.sleep(0)
+        if number % 7 == 0:
+            await asyncio.sleep(0.001)
+        await respond(send, scope["path"].encode())
+
+    async def test() -> None:
+        async with Arena(app, pipeline_max_requests=4) as arena:
+            wire = await arena.connect()
+            count = 3000
+            requests = b"".join(b"GET /%d HTTP/1.1\r\nHost: t\r\n\r\n" % n for n in range(count))
+            send = asyncio.ensure_future(wire.write(requests))
+            for number in range(count):
+                assert (await wire.read_response())[2] == b"/%d" % number
+            await send
+
+    run(test())
+
+
+def test_pipelining_is_bounded(run: Run) -> None:
+    gate = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await gate.wait()
+        await respond(send, b"x")
+
+    async def test() -> None:
+        async with Arena(app, pipeline_max_requests=4) as arena:
+            wire = await arena.connect()
+            count = 20_000
+            send = asyncio.ensure_future(wire.write(GET * count))
+            await arena.eventually(lambda: arena.server.tasks, "the first runs")
+            for _ in range(20):
+                await asyncio.sleep(0.01)
+            (connection,) = arena.server.connections
+            assert len(connection.waiting) < 1000  # type: ignore[attr-defined]
+            assert connection.read_paused  # type: ignore[attr-defined]
+            gate.set()
+            for _ in range(count):
+                await wire.read_response()
+            await send
+
+    run(test())
+
+
+def test_a_slow_application_makes_the_client_wait(run: Run) -> None:
+    gate = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await gate.wait()
+        size = 0
+        while True:
+            message = await receive()
+            size += len(message["body"])
+            if not message["more_body"]:
+                break
+        await respond(send, b"%d" % size)
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            wire = await arena.connect()
+            await wire.write(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 67108864\r\n\r\n")
+            piece = bytes(MIB)
+
+            async def upload() -> None:
+                for _ in range(64):
+                    await wire.write(piece)
+
+            send = asyncio.ensure_future(upload())
+            for _ in range(30):
+                await asyncio.sleep(0.01)
+            (connection,) = arena.server.connections
+            exchange = connection.exchange  # type: ignore[attr-defined]
+            assert exchange.body_bytes < MIB
+            assert not send.done()
+            gate.set()
+            assert (await wire.read_response())[2] == b"67108864"
+            await send
+
+    run(test())
+
+
+def test_a_slow_client_makes_the_application_wait(run: Run) -> None:
+    sent = [0]
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for _ in range(64):
+            await send({"type": "http.response.body", "body": bytes(MIB), "more_body": True})
+            sent[0] += 1
+        await send({"type": "http.response.body", "body": b""})
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+            sock.connect(("127.0.0.1", arena.port))
+            sock.setblocking(False)
+            wire = Wire(*await asyncio.open_connection(sock=sock, limit=65536))
+            arena.wires.append(wire)
+            await wire.write(GET)
+            for _ in range(30):
+                await asyncio.sleep(0.01)
+            assert sent[0] < 32
+            response = await wire.read_response()
+            assert len(response[2]) == 64 * MIB
+
+    run(test())
+
+
+def test_continue_is_sent_when_the_application_asks(run: Run) -> None:
+    gate = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/refuse":
+            await respond(send, b"no", 403)
+            return
+        await gate.wait()
+        await respond(send, await read_body(receive))
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            wire = await arena.connect()
+            await wire.write(post(b"hello", "Expect: 100-continue")[:-5])
+            await arena.eventually(lambda: arena.server.tasks, "the application runs")
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(wire.reader.read(1), 0.05)
+            gate.set()
+            assert await wire.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            await wire.write(b"hello")
+            assert (await wire.read_response())[2] == b"hello"
+            # A body that was sent without waiting needs no encouragement.
+            await wire.write(post(b"hello", "Expect: 100-continue"))
+            line, _, data = await wire.read_response()
+            assert (line, data) == (b"HTTP/1.1 200 OK", b"hello")
+            # Never asked for: no 100, and a close, since nobody knows whether the body comes.
+            refused = post(b"hello", "Expect: 100-continue")[:-5].replace(b"/", b"/refuse", 1)
+            assert (await arena.exchange(refused)).startswith(b"HTTP/1.1 403")
+
+    run(test())
+
+
+def test_an_unread_body_is_skipped(run: Run) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, scope["method"].encode())
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            wire = await arena.connect()
+            for size in (10, 1000, 100_000, 500_000):
+                await wire.write(post(bytes(size)) + GET)
+                assert (await wire.read_response())[2] == b"POST"
+                assert (await wire.read_response())[2] == b"GET"
+            await wire.write(chunked(bytes(100_000)) + GET)
+            assert (await wire.read_response())[2] == b"POST"
+            assert (await wire.read_response())[2] == b"GET"
+
+    run(test())
+
+
+def test_a_long_unread_body_ends_the_connection_but_not_the_response(run: Run) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, b"enough")
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            wire = await arena.connect()
+            head = b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 1000000000\r\n\r\n"
+            await wire.write(head + bytes(4 * MIB))
+            assert b"enough" in await wire.read_to_end()
+
+    run(test())
+
+
+def test_limits_on_the_body(run: Run) -> None:
+    async def test() -> None:
+        async with Arena(echo, body_max_bytes=1000) as arena:
+            assert (await arena.exchange(post(bytes(1001)))).startswith(b"HTTP/1.1 413 ")
+            assert (await arena.exchange(chunked(bytes(600), bytes(600)))).startswith(
+                b"HTTP/1.1 413 "
+            )
+            wire = await arena.connect()
+            await wire.write(post(bytes(1000)))
+            assert (await wire.read_response())[2] == bytes(1000)
+
+    run(test())
+
+
+def test_limit_on_concurrency(run: Run) -> None:
+    gate = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await gate.wait()
+        await respond(send, b"x")
+
+    async def test() -> None:
+        async with Arena(app, limit_concurrency=2) as arena:
+            wires = [await arena.connect() for _ in range(2)]
+            for wire in wires:
+                await wire.write(GET)
+            await arena.eventually(lambda: len(arena.server.tasks) == 2, "both run")
+            assert (await arena.exchange(GET)).startswith(b"HTTP/1.1 503 ")
+            gate.set()
+            for wire in wires:
+                assert (await wire.read_response())[2] == b"x"
+
+    run(test())
+
+
+def test_time_limits(run: Run) -> None:
+    limits = {"head_timeout_s": 0.5, "body_timeout_s": 0.5, "keep_alive_timeout_s": 0.5}
+    seen = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "POST":
+            while (message := await receive())["type"] == "http.request":
+                assert message["more_body"]
+            seen.append(message["type"])
+            return
+        await respond(send, b"x")
+
+    async def test() -> None:
+        async with Arena(app, **limits) as arena:
+            silent, half, idle, stalled, late = [await arena.connect() for _ in range(5)]
+            await half.write(GET[:-3])
+            await idle.get()
+            await stalled.write(post(b"hello")[:-2])
+            await late.get()
+            await late.write(GET[:5])
+            assert await silent.read_to_end() == b""
+            assert (await half.read_to_end()).startswith(b"HTTP/1.1 408 ")
+            assert await idle.read_to_end() == b""
+            assert (await stalled.read_to_end()).startswith(b"HTTP/1.1 408 ")
+            assert (await late.read_to_end()).startswith(b"HTTP/1.1 408 ")
+
+    run(test())
+    assert seen == ["http.disconnect"]
+
+
+def test_dripping_does_not_extend_the_time_for_a_head(run: Run) -> None:
+    async def test() -> None:
+        async with Arena(echo, head_timeout_s=0.5) as arena:
+            wire = await arena.connect()
+
+            async def drip() -> None:
+                await wire.write(b"GET / HTTP/1.1\r\nX: ")
+                while True:
+                    await wire.write(b"x")
+                    await asyncio.sleep(0.05)
+
+            dripping = asyncio.ensure_future(drip())
+            assert (await wire.read_until(b"\r\n")).startswith(b"HTTP/1.1 408 ")
+            dripping.cancel()
+            await asyncio.wait([dripping])
+
+    run(test())
+
+
+SAME = b"Host: test\r\nUser-Agent: x\r\nAccept: */*\r\n\r\n"
+
+
+def test_repeated_heads_are_read_as_the_first_was(run: Run) -> None:
+    """The short cut for repeated fields must not be told from the parser by anything but speed."""
+    lines = [
+        b"GET /a HTTP/1.1",
+        b"GET /b?c=%20d HTTP/1.1",
+        b"HEAD /a HTTP/1.1",
+        b"GET /%C3%A9?x HTTP/1.1",
+        b"GET http://other/x HTTP/1.1",
+        b"DELETE /a HTTP/1.1",
+        b"GET /a HTTP/1.0",
+        b"GET /a#b HTTP/1.1",
+        b"GET /\xe9 HTTP/1.1",
+        b"GET  /a HTTP/1.1",
+        b"GET a HTTP/1.1",
+        b"GET * HTTP/1.1",
+        b"NO /a HTTP/1.1",
+        b"GET /a HTTP/2.0",
+        b"GET /a HTTP/1.1\r\nX: y",
+        b"GET /a HTTP/1.1\r\n",
+        b"GET /a HTTP/1.1 ",
+        b"GET /a\tHTTP/1.1",
+        b"",
+    ]
+
+    async def test() -> None:
+        async with Arena(tell, root_path="/root") as arena:
+            for line in lines:
+                first = await arena.connect()
+                await first.write(line + b"\r\n" + SAME)
+                tail = b"GET /end HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
+                warm = await arena.connect()
+                for path in (b"/1", b"/2", b"/3"):
+                    await warm.write(b"GET %b HTTP/1.1\r\n" % path + SAME)
+                    assert b"/root" + path in (await warm.read_response())[2]
+                await warm.write(line + b"\r\n" + SAME)
+                await first.write(tail)
+                await warm.write(tail)
+                expected, got = await first.read_to_end(), await warm.read_to_end()
+                assert got == expected, line
+
+    run(test())
+
+
+def test_a_repeated_head_within_a_body_is_body(run: Run) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["headers"].append((b"x", b"polluted"))
+        scope["state"]["x"] = scope["extensions"]["x"] = {}
+        assert scope["headers"].count((b"x", b"polluted")) == 1
+        await respond(send, scope["path"].encode() + await read_body(receive))
+
+    head = b"GET /a HTTP/1.1\r\n" + SAME
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            wire = await arena.connect()
+            for _ in range(4):
+                await wire.write(head)
+                assert (await wire.read_response())[2] == b"/a"
+            await wire.write(post(head + head)[: -2 * len(head)])
+            await arena.eventually(lambda: arena.server.tasks, "the upload runs")
+            await wire.write(head)
+            await asyncio.sleep(0.01)
+            await wire.write(head)
+            assert (await wire.read_response())[2] == b"/" + head + head
+            await wire.write(head[:20])
+            await asyncio.sleep(0.01)
+            await wire.write(head[20:] + head)
+            assert (await wire.read_response())[2] == b"/a"
+            assert (await wire.read_response())[2] == b"/a"
+
+    run(test())
+
+
+def test_an_upgrade_that_is_not_ours_is_ignored(run: Run) -> None:
+    """RFC 9110 §7.8; the body must not become the next request."""
+    smuggled = b"GET /smuggled HTTP/1.1\r\nHost: t\r\n\r\n"
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await respond(send, scope["path"].encode() + await read_body(receive))
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            wire = await arena.connect()
+            asks = ("Upgrade: h2c", "Connection: Upgrade, HTTP2-Settings", "HTTP2-Settings: x")
+            assert (await wire.get("/a", *asks))[2] == b"/a"
+            await wire.write(post(smuggled, *asks) + GET)
+            assert (await wire.read_response())[2] == b"/" + smuggled
+            assert (await wire.read_response())[2] == b"/"
+            upgrade = b"Upgrade: h2c\r\nConnection: Upgrade\r\nTransfer-Encoding"
+            await wire.write(chunked(smuggled).replace(b"Transfer-Encoding", upgrade) + GET)
+            assert (await wire.read_response())[2] == b"/" + smuggled
+            assert (await wire.read_response())[2] == b"/"
+
+    run(test())
+
+
+def test_files_are_sent_by_path(run: Run, tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(os.urandom(5 * MIB + 3))
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        assert "http.response.pathsend" in scope["extensions"]
+        path = str(tmp_path / scope["path"][1:])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.pathsend", "path": path})
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            wire = await arena.connect()
+            for _ in range(2):
+                line, fields, data = await wire.get("/file")
+                assert line == b"HTTP/1.1 200 OK"
+                assert fields[b"content-length"] == b"%d" % (5 * MIB + 3)
+                assert data == file.read_bytes()
+            assert (await wire.get("/missing"))[0].startswith(b"HTTP/1.1 500")
+            await wire.write(b"HEAD /file HTTP/1.1\r\nHost: t\r\n\r\n")
+            assert b"content-length: 5242883" in await wire.read_until(b"\r\n\r\n")
+            assert (await wire.get("/file"))[2] == file.read_bytes()
+            gone = await arena.connect()
+            await gone.write(b"GET /file HTTP/1.1\r\nHost: t\r\n\r\n")
+            await gone.read_exactly(1000)
+            gone.writer.transport.abort()
+
+    run(test())
+
+
+def test_refusals_are_logged_once(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def test() -> None:
+        async with Arena(echo) as arena:
+            bad = b"GET / HTTP/1.1\r\nHost : test\r\n\r\n"
+            response = await arena.exchange(GET + bad + GET)
+            assert response.count(b"HTTP/1.1 200 OK") == 1
+            assert response.count(b"HTTP/1.1 400 Bad Request") == 1
+            assert response.index(b"200 OK") < response.index(b"400 Bad")
+
+    run(test())
+    (record,) = [record for record in caplog.records if "refused" in record.getMessage()]
+    assert "(400)" in record.getMessage()
+    assert "127.0.0.1:" in record.getMessage()
+
+
+def test_the_scope_is_what_asgi_says(run: Run) -> None:
+    scopes: list[dict[str, Any]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+        await respond(send, b"")
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            wire = await arena.connect()
+            await wire.get("/a%2Fb/%E2%82%AC?q=%20", "X-Two: 1", "x-two: 2")
+            sock = wire.writer.get_extra_info("sockname")
+            scope = scopes[0]
+            assert scope["type"] == "http"
+            assert scope["asgi"] == {"version": "3.0", "spec_version": "2.5"}
+            assert scope["http_version"] == "1.1"
+            assert scope["method"] == "GET"
+            assert scope["scheme"] == "http"
+            assert scope["path"] == "/a/b/€"
+            assert scope["raw_path"] == b"/a%2Fb/%E2%82%AC"
+            assert scope["query_string"] == b"q=%20"
+            assert scope["root_path"] == ""
+            assert scope["headers"] == [(b"host", b"test"), (b"x-two", b"1"), (b"x-two", b"2")]
+            assert tuple(scope["client"]) == sock
+            assert tuple(scope["server"]) == ("127.0.0.1", arena.port)
+            assert scope["extensions"]["asgi_supervise"] == {
+                "slot": 0,
+                "generation": 1,
+                "workers": 1,
+            }
+
+    run(test())
