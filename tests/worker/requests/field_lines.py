@@ -114,6 +114,8 @@ HOST: tuple[Row, ...] = (
     row("Host with an empty port", "3986 3.2.3", head(b"GET / HTTP/1.1", b"Host: a:"), answered()),
     row("Host of IPv6", "9110 7.2", head(b"GET / HTTP/1.1", b"Host: [2001:db8::1]:80"),
         answered(seen(fields=((b"host", b"[2001:db8::1]:80"),)))),
+    row("Host with whitespace around it", "9112 5.1",
+        head(b"GET / HTTP/1.1", b"Host: \t a \t"), answered(seen(fields=((b"host", b"a"),)))),
     row("Host of IPv4", "9110 7.2", head(b"GET / HTTP/1.1", b"Host: 127.0.0.1"), answered()),
     row("Host with an underscore", "3986 3.2.2", head(b"GET / HTTP/1.1", b"Host: a_b"), answered()),
     row("Host percent-encoded", "3986 3.2.2", head(b"GET / HTTP/1.1", b"Host: a%2Db"),
