@@ -198,9 +198,7 @@ async def crash() -> None:
 
 
 @app.websocket("/room/{name}")
-async def room(
-    websocket: WebSocket, name: str, key: Annotated[str | None, Query()] = None
-) -> None:
+async def room(websocket: WebSocket, name: str, key: Annotated[str | None, Query()] = None) -> None:
     if key != "sesame":
         raise WebSocketException(status.WS_1008_POLICY_VIOLATION, "a key, please")
     await websocket.accept()

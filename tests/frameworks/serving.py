@@ -22,7 +22,8 @@ PATIENCE_S = 30.0
 """For what must happen; reaching it is a failure, so it may be long."""
 
 _address = re.compile(r"http://127\.0\.0\.1:(\d+)")
-_trouble = re.compile(r"Traceback \(most recent call last\)|\berror\b|\bcritical\b", re.IGNORECASE)
+_trouble = re.compile(r"\[\d+\] (WARNING|ERROR|CRITICAL) ")
+_application_failed = "exception in the application"
 
 
 class Witness:
@@ -106,17 +107,20 @@ class Site:
         assert not self._reader.is_alive(), f"a process was left behind:\n{self.log}"
 
     def check_log(self) -> None:
-        """No trouble in the log but what was caused on purpose, once each."""
+        """No trouble in the log but what was caused on purpose, with one traceback each."""
         log = self.log
         for text in self.expected:
             assert log.count(text) == 1, f"{text!r} not once in the log:\n{log}"
         tracebacks = log.count("Traceback (most recent call last)")
         assert tracebacks == len(self.expected), f"other tracebacks than expected:\n{log}"
+        trouble = [line for line in self.lines if _trouble.search(line)]
+        others = [line for line in trouble if _application_failed not in line]
+        assert not others, f"trouble that is not the application's: {others}"
 
 
 @contextlib.contextmanager
 def serving(app: str, files: Path, *options: str, **environ: str) -> Iterator[Site]:
-    """Serve ``app`` on four workers until the block ends, then stop it and check that it is clean."""
+    """Serve ``app`` on four workers until the block ends; its end and its log have to be clean."""
     with witnessing() as witness:
         paths = [str(ROOT), *(path for path in sys.path if path)]
         process = subprocess.Popen(

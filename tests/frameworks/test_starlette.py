@@ -13,11 +13,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+from tests.frameworks.serving import PATIENCE_S, WORKERS, Site, Witness, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
-
-from tests.frameworks.serving import PATIENCE_S, WORKERS, Site, Witness, serving
 
 pytestmark = pytest.mark.process
 
@@ -440,7 +439,8 @@ def test_websocket_exception(site: Site) -> None:
 
 def test_websocket_push_and_receive(site: Site) -> None:
     with connect(f"{site.ws_url}/ws/clock") as ws:
-        ticks, words = [], []
+        ticks: list[int] = []
+        words: list[str] = []
         ws.send("one")
         ws.send("two")
         while len(ticks) < 5 or len(words) < 2:

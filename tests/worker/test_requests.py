@@ -8,7 +8,6 @@ somebody else's server in front of ours could be made to disagree with it.
 from __future__ import annotations
 
 import pytest
-
 from tests.worker.conftest import Run
 from tests.worker.requests import ROWS, Row
 from tests.worker.requests.conversation import (

@@ -1,10 +1,12 @@
 """Addresses of the project."""
 
+# mypy: disable-error-code="import-untyped"
+# Django brings no types.
+
 from __future__ import annotations
 
 from django.contrib import admin
 from django.urls import path
-
 from tests.frameworks.django_site import views
 
 urlpatterns = [

@@ -1,5 +1,8 @@
 """Views of the project, half of them asynchronous."""
 
+# mypy: disable-error-code="import-untyped,misc,untyped-decorator"
+# Django brings no types.
+
 from __future__ import annotations
 
 import asyncio
@@ -99,7 +102,9 @@ def form(request: HttpRequest) -> HttpResponse:
         request.session["contact"] = contact.cleaned_data
         return HttpResponseRedirect("/visits/")
     page = engines["django"].from_string(PAGE)
-    return HttpResponse(page.render({"form": contact}, request), status=422 if request.POST else 200)
+    return HttpResponse(
+        page.render({"form": contact}, request), status=422 if request.POST else 200
+    )
 
 
 @csrf_exempt

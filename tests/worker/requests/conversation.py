@@ -6,11 +6,12 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator
-
-from asgi_worker.application import Message, Receive, Scope, Send
+from typing import Self
 
 from tests.worker.requests.row import Outcome, Row, Seen
-from tests.worker.serving import PATIENCE_S, Arena, Wire
+from tests.worker.serving import Arena, Wire
+
+from asgi_worker.application import Message, Receive, Scope, Send
 
 BODY_LIMIT_BYTES = 100_000
 AFTER = b"GET /after?x HTTP/1.1\r\nHost: after\r\n\r\n"
@@ -68,7 +69,7 @@ class Refusals(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.lines.append(record.getMessage())
 
-    def __enter__(self) -> Refusals:
+    def __enter__(self) -> Self:
         logger = logging.getLogger("asgi_worker")
         self.level_before = logger.level
         logger.setLevel(logging.DEBUG)
@@ -144,9 +145,7 @@ async def converse(
         finally:
             sending.cancel()
             wire.close()
-        return Transcript(
-            answers, interim, ended, list(recorder.seen), recorder.called, log.lines
-        )
+        return Transcript(answers, interim, ended, list(recorder.seen), recorder.called, log.lines)
 
 
 def version_of(recorder: Recorder, answered: int) -> str:
