@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 from asgi_supervise import __version__
@@ -18,17 +20,19 @@ pytestmark = pytest.mark.process
 ROOT = Path(__file__).parents[1]
 
 
-def run(
-    directory: Path, *words: str, code: str = "-m asgi_supervise", **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run the program in ``directory`` without anything of ours in the environment."""
+def environment(**variables: str) -> dict[str, str]:
+    """Ours without settings of whoever runs the tests."""
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("ASGI_SUPERVISE_")}
     inherited.pop("WEB_CONCURRENCY", None)
-    path = {"PYTHONPATH": f"{ROOT / 'supervisor'}:{ROOT / 'workers'}"}
+    return inherited | {"PYTHONPATH": f"{ROOT / 'supervisor'}:{ROOT / 'workers'}"} | variables
+
+
+def run(directory: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run the program in ``directory`` to its end."""
     return subprocess.run(
-        [sys.executable, *code.split(" ", 1), *words],
+        [sys.executable, "-m", "asgi_supervise", *words],
         cwd=directory,
-        env=inherited | path | environment,
+        env=environment(**variables),
         capture_output=True,
         text=True,
         timeout=60,
@@ -131,10 +135,78 @@ print(sorted(heavy & set(sys.modules)))
     result = subprocess.run(
         [sys.executable, "-c", code],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{ROOT / 'supervisor'}:{ROOT / 'workers'}"},
+        env=environment(),
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
     )
     assert result.stdout == "[]\n"
+
+
+APPLICATION = """
+import asyncio, json, os
+
+def create_app():
+    async def app(scope, receive, send):
+        if scope["type"] == "http":
+            umask = os.umask(0)
+            os.umask(umask)
+            facts = {
+                "cwd": os.getcwd(),
+                "umask": umask,
+                "fruit": os.environ.get("FRUIT"),
+                "root_path": scope["root_path"],
+                "loop": type(asyncio.get_running_loop()).__module__,
+                "workers": scope["extensions"]["asgi_supervise"]["workers"],
+            }
+            fields = [(b"content-type", b"application/json")]
+            await send({"type": "http.response.start", "status": 200, "headers": fields})
+            await send({"type": "http.response.body", "body": json.dumps(facts).encode()})
+        else:
+            assert scope["type"] == "lifespan", "lifespan is off"
+    return app
+"""
+
+
+def test_what_is_set_reaches_the_application(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    (site / "code").mkdir(parents=True)
+    (site / "code/fruitshop.py").write_text(APPLICATION)
+    (tmp_path / "vars").write_text("FRUIT=apple\nASGI_SUPERVISE_HEADER=X-Fruit: pear\n")
+    (tmp_path / "asgi-supervise.toml").write_text('root-path = "/shop"\numask = "027"\n')
+    words = (
+        "fruitshop:create_app --factory --lifespan off --loop asyncio --port 0 -w 2 --pid our.pid"
+    )
+    more = "--chdir site --app-dir code --env-file vars --no-server-header --no-date-header"
+    with subprocess.Popen(
+        [sys.executable, "-m", "asgi_supervise", *f"{words} {more} --no-date-header".split()],
+        cwd=tmp_path,
+        env=environment(ASGI_SUPERVISE_ACCESS_LOG="no"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            serving = next(line for line in process.stderr if "serving on" in line)
+            url = re.search(r"http://\S+", serving)
+            assert url, serving
+            answer = httpx.get(url[0], trust_env=False)
+            assert (site / "our.pid").read_text().strip() == str(process.pid)
+        finally:
+            process.terminate()
+            out, rest = process.communicate(timeout=60)
+    assert process.returncode == 0, rest
+    assert out == ""
+    assert not (site / "our.pid").exists()
+    assert answer.json() == {
+        "cwd": str(site),
+        "umask": 0o027,
+        "fruit": "apple",
+        "root_path": "/shop",
+        "loop": "asyncio.unix_events",
+        "workers": 2,
+    }
+    assert answer.headers["x-fruit"] == "pear"
+    assert not {"server", "date"} & set(answer.headers)
