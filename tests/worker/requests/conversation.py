@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Iterable, Iterator
+import socket
+from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
 from tests.worker.requests.row import Outcome, Row, Seen
-from tests.worker.serving import Arena, Wire
+from tests.worker.serving import PATIENCE_S, Arena
 
 from asgi_worker.application import Message, Receive, Scope, Send
 
@@ -114,81 +115,115 @@ class Transcript:
         return f"{answers}, {self.interim}, {end}; {self.called} calls, seen {seen}; {self.lines}"
 
 
+class Line:
+    """The client's end: a bare socket, because a stream loses what a reset follows."""
+
+    def __init__(self, port: int) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.port = port
+        self.sock = socket.socket()
+        self.sock.setblocking(False)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.received = b""
+        self.ended = False
+
+    async def __aenter__(self) -> Self:
+        await self.loop.sock_connect(self.sock, ("127.0.0.1", self.port))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.sock.close()
+
+    async def send(self, pieces: Iterable[bytes], *, ends: bool) -> None:
+        """Each piece in a segment of its own, until the server has had enough."""
+        try:
+            for piece in pieces:
+                await self.loop.sock_sendall(self.sock, piece)
+                for _ in range(3):  # turns of the loop, for the server to read just this
+                    await asyncio.sleep(0)
+                if self.ended:
+                    return
+            if ends:
+                self.sock.shutdown(socket.SHUT_WR)
+        except (ConnectionError, OSError):
+            pass  # refused before its end; the answer tells
+
+    async def more(self) -> bool:
+        """Receive something; false at the end of the connection, be it by a reset."""
+        if self.ended:
+            return False
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                data = await self.loop.sock_recv(self.sock, 65536)
+        except ConnectionError:
+            data = b""
+        self.received += data
+        self.ended = not data
+        return not self.ended
+
+    async def answer(self, has_body: Callable[[int], bool]) -> Answer | None:
+        """The next answer, or ``None`` at the end of the connection."""
+        while b"\r\n\r\n" not in self.received:
+            if not await self.more():
+                assert self.received == b"", f"half an answer: {self.received!r}"
+                return None
+        head, _, rest = self.received.partition(b"\r\n\r\n")
+        first, *lines = head.split(b"\r\n")
+        version, status, _ = first.split(b" ", 2)
+        assert version == b"HTTP/1.1"
+        pairs = [line.split(b": ", 1) for line in lines]
+        fields = {name.lower(): value for name, value in pairs}
+        assert len(fields) == len(pairs), f"a field twice: {head!r}"
+        length = int(fields[b"content-length"]) if has_body(int(status)) else 0
+        self.received = rest
+        while len(self.received) < length:
+            assert await self.more(), f"half an answer: {head!r} {self.received!r}"
+        body, self.received = self.received[:length], self.received[length:]
+        return Answer(int(status), fields, body)
+
+
 async def converse(
     arena: Arena, recorder: Recorder, row: Row, pieces: Iterable[bytes], most: int
 ) -> Transcript:
     """Send ``pieces`` on a new connection and read until ``most`` answers or the end."""
     recorder.seen.clear()
     recorder.called = 0
-    with Refusals() as log:
-        wire = await arena.connect()
-        sending = asyncio.ensure_future(send_pieces(wire, pieces, ends=row.ends))
-        answers: list[Answer] = []
-        interim: list[int] = []
-        ended = False
-        try:
-            while len(answers) < most or row.ends:
-                answer = await read_answer(wire, recorder, len(answers))
-                if answer is None:
-                    ended = True
-                    break
-                if answer.status < 200:
-                    interim.append(answer.status)
-                    continue
-                answers.append(answer)
-                if answer.closes(version_of(recorder, len(answers))):
-                    rest = await wire.read_to_end()
-                    assert rest == b"", f"bytes after the last answer: {rest!r}"
-                    ended = True
-                    break
-            await sending
-        finally:
-            sending.cancel()
-            wire.close()
-        return Transcript(answers, interim, ended, list(recorder.seen), recorder.called, log.lines)
+    answers: list[Answer] = []
+    interim: list[int] = []
+
+    def has_body(status: int) -> bool:
+        number = len(answers)
+        to_head = number < len(recorder.seen) and recorder.seen[number].method == "HEAD"
+        return status >= 200 and not to_head
+
+    async with Line(arena.port) as line:
+        with Refusals() as log:
+            sending = asyncio.ensure_future(line.send(pieces, ends=row.ends))
+            try:
+                while len(answers) < most or row.ends:
+                    answer = await line.answer(has_body)
+                    if answer is None:
+                        break
+                    if answer.status < 200:
+                        interim.append(answer.status)
+                        continue
+                    answers.append(answer)
+                    if answer.closes(version_of(recorder, len(answers))):
+                        while await line.more():
+                            pass
+                        assert not line.received, f"after the last answer: {line.received!r}"
+                        break
+                await sending
+            finally:
+                sending.cancel()
+        return Transcript(
+            answers, interim, line.ended, list(recorder.seen), recorder.called, log.lines
+        )
 
 
 def version_of(recorder: Recorder, answered: int) -> str:
     """The HTTP version of the request that was answered just now; a refusal always closes."""
     return recorder.seen[answered - 1].version if len(recorder.seen) >= answered else "1.1"
-
-
-async def send_pieces(wire: Wire, pieces: Iterable[bytes], *, ends: bool) -> None:
-    """Each piece in a segment of its own, until the server has had enough."""
-    try:
-        for piece in pieces:
-            wire.writer.write(piece)
-            for _ in range(3):  # turns of the loop, for the server to read just this
-                await asyncio.sleep(0)
-            if wire.reader.at_eof() or wire.reader.exception() is not None:
-                return
-        await wire.writer.drain()
-        if ends:
-            wire.writer.write_eof()
-    except ConnectionError:
-        pass  # refused before its end; the answer tells
-
-
-async def read_answer(wire: Wire, recorder: Recorder, number: int) -> Answer | None:
-    """The next answer, or ``None`` at the end of the connection."""
-    try:
-        head = await wire.read_until(b"\r\n\r\n")
-    except (asyncio.IncompleteReadError, ConnectionError) as error:
-        partial = getattr(error, "partial", b"")
-        assert partial == b"", f"half an answer: {partial!r}"
-        return None
-    first, *lines = head[:-4].split(b"\r\n")
-    version, status, _ = first.split(b" ", 2)
-    assert version == b"HTTP/1.1"
-    pairs = [line.split(b": ", 1) for line in lines]
-    fields = {name.lower(): value for name, value in pairs}
-    assert len(fields) == len(pairs), f"a field twice: {head!r}"
-    body = b""
-    if int(status) >= 200:
-        to_head = number < len(recorder.seen) and recorder.seen[number].method == "HEAD"
-        if not to_head:
-            body = await wire.read_exactly(int(fields[b"content-length"]))
-    return Answer(int(status), fields, body)
 
 
 def faults(row: Row, outcome: Outcome, got: Transcript) -> list[str]:
