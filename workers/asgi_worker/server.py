@@ -38,6 +38,8 @@ NOTICE_S: Final = 2.0
 """Applications are told that their clients are gone so long before they are cancelled, at most."""
 CANCEL_S: Final = 0.5
 """How long a cancelled application may take to end."""
+_WRITELINES_PAUSES: Final = sys.version_info >= (3, 13, 2)
+"""Before, asyncio's ``writelines()`` never called ``pause_writing()`` (CVE-2024-12254)."""
 
 
 if sys.version_info >= (3, 12):
@@ -104,6 +106,7 @@ class Server:
         self.piece_bytes = min(PIECE_BYTES, settings.head_max_bytes)
         """More is parsed piece by piece, so that a burst of pipelined requests can be stopped, and
         no head longer than the limit is parsed whole."""
+        self.vectored = not isinstance(loop, asyncio.SelectorEventLoop) or _WRITELINES_PAUSES
         self.limit_concurrency = settings.limit_concurrency
         self.now = loop.time()
         self.idle_deadline = self.now + settings.keep_alive_timeout_s

@@ -144,7 +144,7 @@ class Denial:
     delimited, is judged and done where it is for every other response.
     """
 
-    __slots__ = ("_ended", "_output", "exchange", "server")
+    __slots__ = ("_ended", "exchange", "server")
 
     def __init__(
         self, output: Output, scope: Scope, started_at: float, ended: Callable[[], None]
@@ -152,7 +152,6 @@ class Denial:
         """``ended`` is called when the response is complete, or cannot be completed."""
         self.server = output.server
         self._ended = ended
-        self._output = output
         self.exchange = Exchange(
             self, output, {**scope, "method": "GET", "extensions": {}}, keep_alive=False
         )
@@ -172,7 +171,7 @@ class Denial:
         exchange.status = status
         exchange.headers = [(b"content-type", b"text/plain; charset=utf-8"), *headers]
         exchange.promised_trailers = False
-        self._output.respond(exchange, text.encode(), more=False)
+        exchange.wire.respond(exchange, text.encode(), more=False)
         exchange.complete()
 
     def want_body(self, exchange: Exchange) -> None:
@@ -186,7 +185,6 @@ class Denial:
             server.errors += 1
         if server.access_log is not None:
             server.record(exchange)
-        self._output.flush()
         self._ended()
 
     def cut(self, exchange: Exchange) -> None:

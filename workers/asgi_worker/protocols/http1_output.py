@@ -11,7 +11,7 @@ large piece is handed to the transport as it is, never copied to be joined with 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from asgi_worker.protocols import sendfile
@@ -87,7 +87,7 @@ class Output:
         exchange.sent_bytes = size
         if size > JOIN_MAX_BYTES:
             self.flush()
-            self.transport.writelines((b"".join(lines), body))
+            self.write_pieces((b"".join(lines), body))
             return
         lines.append(body)
         if more or self.gathered:
@@ -182,9 +182,17 @@ class Output:
             if self.lost:
                 return
             if size > JOIN_MAX_BYTES and size > 1024 * len(gathered):
-                self.transport.writelines(gathered)
+                self.write_pieces(gathered)
             else:
                 self.transport.write(b"".join(gathered))
+
+    def write_pieces(self, pieces: Sequence[bytes]) -> None:
+        """Write ``pieces``, too large to be joined; in one system call where that works."""
+        if self.server.vectored:
+            self.transport.writelines(pieces)
+        else:
+            for piece in pieces:
+                self.transport.write(piece)
 
     def gather(self, data: bytes) -> None:
         """Keep ``data`` until the end of this turn of the loop, or until there is much of it."""

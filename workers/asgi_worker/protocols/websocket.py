@@ -295,7 +295,7 @@ class WebSocketConnection:
         elif size <= JOIN_MAX_BYTES:
             self._transport.write(head + payload)
         else:
-            self._transport.writelines((head, payload))
+            output.write_pieces((head, payload))
 
     async def _send_rare(self, message: Message) -> None:
         kind, phase = message["type"], self.phase
@@ -375,6 +375,7 @@ class WebSocketConnection:
 
     def _hang_up(self, code: int = 1006, reason: str = "") -> None:
         """Nothing more is to be said or heard; what was written still leaves."""
+        self._output.flush()
         self._over(code, reason)
         self._transport.close()
 
