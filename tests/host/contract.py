@@ -153,6 +153,22 @@ def a_crash_is_reported_after_what_was_said(stage: Stage) -> None:
     assert events[-1] == v.WorkerExited(1, 7)
 
 
+def what_is_no_message_is_reported_and_survived(stage: Stage) -> None:
+    stage.set_scripts([Script.BABBLES])
+    stage.with_template()
+    stage.host.spawn_worker(1, 0, 1)
+    events = stage.until(
+        lambda events: sum(isinstance(e, v.MessageUnreadable) for e in events) == 3
+    )
+    forked = events[0]
+    assert isinstance(forked, v.WorkerForked)
+    said = [event for event in events if isinstance(event, v.MessageUnreadable)]
+    assert {event.sender for event in said} == {f"worker slot=0 gen=1 pid={forked.pid}"}
+    assert said[-1].reason == "unexpected Spawn"
+    stage.host.drain_worker(1, 5.0, successor=False)
+    assert stage.until_exits(1) == [v.WorkerExited(1, 0)]
+
+
 def a_deaf_worker_dies_only_of_a_kill(stage: Stage) -> None:
     stage.set_scripts([Script.DEAF])
     stage.with_template()
@@ -248,6 +264,7 @@ SCENARIOS: dict[str, Callable[[Stage], None]] = {
         a_starting_worker_is_ended_by_termination,
         a_boot_failure_is_heard_before_the_exit,
         a_crash_is_reported_after_what_was_said,
+        what_is_no_message_is_reported_and_survived,
         a_deaf_worker_dies_only_of_a_kill,
         a_stopped_template_sees_its_workers_out,
         a_stopped_template_forks_what_it_was_asked_before,

@@ -29,6 +29,7 @@ class Script(enum.Enum):
     HANGS = "never becomes ready; SIGTERM ends it"
     CRASHES = "exits with status 7 as soon as it is ready"
     DEAF = "becomes ready, ignores being told to stop and SIGTERM"
+    BABBLES = "becomes ready and sends what is no message, and what is none of a worker's"
 
 
 class Deadlock(AssertionError):
@@ -105,14 +106,12 @@ class FakeHost:
         self.happens(v.TemplateForked(generation, template.pid))
         match template.script:
             case Script.BOOT_FAILS:
-                self.happens(
-                    v.TemplateBootFailed(generation, "no such module", "Traceback: template"),
-                    FORK_S,
-                )
+                failure = v.TemplateBootFailed(generation, "no such module", "Traceback: template")
+                self._later(FORK_S, lambda: failure if self._is(generation, template) else None)
                 self.crash_template(generation, 3, FORK_S)
             case Script.CRASHES:
                 self.crash_template(generation, 7, FORK_S)
-            case Script.OBEDIENT | Script.DEAF:
+            case Script.OBEDIENT | Script.DEAF | Script.BABBLES:
                 self._later(FORK_S, lambda: self._template_ready(generation, template))
             case Script.HANGS:
                 pass
@@ -201,15 +200,18 @@ class FakeHost:
     def _later(self, in_s: float, what: Callable[[], v.Event | None]) -> None:
         heapq.heappush(self._future, (self.clock + in_s, next(self._order), what))
 
+    def _is(self, generation: int, template: FakeTemplate) -> bool:
+        return self.templates.get(generation) is template
+
     def _template_ready(self, generation: int, template: FakeTemplate) -> v.Event | None:
-        if self.templates.get(generation) is not template:
+        if not self._is(generation, template):
             return None
         template.ready = True
         return v.TemplateBecameReady(generation)
 
     def _fork(self, worker: int, template: FakeTemplate) -> v.Event | None:
         child = self.workers.get(worker)
-        if child is None or self.templates.get(child.generation) is not template or template.hung:
+        if child is None or not self._is(child.generation, template) or template.hung:
             return None
         if self.forks_refused:
             del self.workers[worker]
@@ -219,12 +221,10 @@ class FakeHost:
             self.terminate_worker(worker)
         match child.script:
             case Script.BOOT_FAILS:
-                failed = v.WorkerBootFailed(
-                    worker, "no such module", f"Traceback: in pid {child.pid}"
-                )
-                self.happens(failed, BOOT_S)
+                failed = v.WorkerBootFailed(worker, "no such module", f"Traceback: {child.pid}")
+                self._later(BOOT_S, lambda: failed if worker in self.workers else None)
                 self.crash_worker(worker, 3, BOOT_S)
-            case Script.OBEDIENT | Script.CRASHES | Script.DEAF:
+            case Script.OBEDIENT | Script.CRASHES | Script.DEAF | Script.BABBLES:
                 self._later(BOOT_S, lambda: self._worker_ready(worker, child))
             case Script.HANGS:
                 pass
@@ -236,6 +236,10 @@ class FakeHost:
         child.ready = True
         if child.script is Script.CRASHES:
             self.crash_worker(worker, 7)
+        if child.script is Script.BABBLES:
+            sender = f"worker slot={child.slot} gen={child.generation} pid={child.pid}"
+            for reason in ("not MessagePack", "too long", "unexpected Spawn"):
+                self.happens(v.MessageUnreadable(sender, reason))
         return v.WorkerBecameReady(worker)
 
     def _leave(self, worker: int, child: FakeWorker, status: int) -> None:
@@ -261,7 +265,7 @@ class FakeHost:
     def _template_exits(
         self, generation: int, template: FakeTemplate, status: int
     ) -> v.Event | None:
-        if self.templates.get(generation) is not template:
+        if not self._is(generation, template):
             return None
         del self.templates[generation]
         for number, child in list(self.workers.items()):

@@ -14,6 +14,7 @@ from asgi_worker.contract import (
     BootFailed,
     Drain,
     Ready,
+    Spawn,
     WorkerSettings,
     decode,
     encode,
@@ -46,6 +47,10 @@ def run(
     signal.signal(signal.SIGTERM, _ignore if script is Script.DEAF else _leave)
     words[Word.STATE] = State.READY
     channel.send(encode(Ready()))
+    if script is Script.BABBLES:
+        channel.send(b"\xff\xff not MessagePack")
+        channel.send(b"x" * (LONGEST_MESSAGE_BYTES + 1))
+        channel.send(encode(Spawn(0)))
     if script is Script.CRASHES:
         return 7
     while datagram := channel.recv(LONGEST_MESSAGE_BYTES):

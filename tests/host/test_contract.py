@@ -5,25 +5,35 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.host.contract import SCENARIOS, on_fake_host
+from tests.host import contract, posix
 from tests.host.fake import FakeHost
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", contract.SCENARIOS)
 def test_fake_host_keeps_the_contract(scenario: str) -> None:
-    stage = on_fake_host()
-    SCENARIOS[scenario](stage)
+    stage = contract.on_fake_host()
+    contract.SCENARIOS[scenario](stage)
     assert isinstance(stage.host, FakeHost)
     assert stage.host.violations == []
 
 
 @pytest.mark.process
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", contract.SCENARIOS)
 def test_posix_host_keeps_the_contract(scenario: str) -> None:
+    run("tests.host.contract", scenario)
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("scenario", posix.SCENARIOS)
+def test_posix_host(scenario: str) -> None:
+    run("tests.host.posix", scenario)
+
+
+def run(module: str, scenario: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.host.contract", scenario],
+        [sys.executable, "-m", module, scenario],
         cwd=ROOT,
         env={"PYTHONPATH": "supervisor:workers:.", "PYTHONWARNINGS": "error"},
         capture_output=True,

@@ -1,7 +1,7 @@
 """Every event at every step of start and stop: the fleet must converge, and the stop must end.
 
-Exhaustive, because it can be: on the fake host a run of start, service and stop is some twenty
-turns long, and there are some thirty things that can happen.
+Exhaustive, because it can be: on the fake host a run of start, service and stop is ten turns long,
+and there are some thirty things that can happen.
 """
 
 from __future__ import annotations
@@ -99,7 +99,6 @@ HAPPENINGS: dict[str, Happening] = {
     "said WorkerExited of nobody": said(v.WorkerExited(99, 0)),
     "said TemplateExited of nobody": said(v.TemplateExited(99, 0)),
 }
-LONGEST_RUN = 30
 
 
 def run(happening: Happening | None, at: int) -> int:
@@ -124,7 +123,7 @@ def run(happening: Happening | None, at: int) -> int:
 
 
 def test_undisturbed() -> None:
-    assert run(None, 0) <= LONGEST_RUN
+    assert run(None, 0) >= 9  # the steps at which everything else is tried
 
 
 @pytest.mark.parametrize("name", HAPPENINGS)

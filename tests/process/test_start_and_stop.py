@@ -8,13 +8,11 @@ import pwd
 import signal
 import socket
 import stat
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 import pytest
-from tests.process.service import ROOT, Service, answer, connected, request, send, until
+from tests.process.service import Service, answer, connected, request, send, until
 
 pytestmark = pytest.mark.process
 
@@ -232,18 +230,3 @@ def test_workers_run_as_user_and_group(preload: bool) -> None:
 
 def owner(path: str) -> int:
     return Path(path).stat().st_uid
-
-
-def test_the_master_imports_neither_loop_nor_application() -> None:
-    program = (
-        "import asgi_supervise.cli, asgi_supervise.master, sys;"
-        "print(*{'asyncio', 'uvloop', 'asgi_worker.main', 'httptools'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={"PYTHONPATH": f"{ROOT / 'supervisor'}:{ROOT / 'workers'}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.strip() == ""

@@ -292,6 +292,12 @@ class Supervisor:
             life = member.life
             if life.deadline > now:
                 continue
+            if isinstance(member, Template) and life.pid is None:
+                # It is forked at once or not at all, so we failed to ask.
+                self._say("error", f"[BUG] {member} was not forked")
+                self._change(member, Change.LOST, now)
+                self._count_death(member, now)
+                continue
             if life.phase is Phase.STARTING:
                 limit = f"not ready within {self.rules.startup_timeout_s:g} s (startup-timeout)"
                 self._complain(member, limit, "")
