@@ -7,6 +7,8 @@ somebody else's server in front of ours could be made to disagree with it.
 
 from __future__ import annotations
 
+import random
+
 import pytest
 from tests.worker.conftest import Run
 from tests.worker.requests import ROWS, Row
@@ -14,6 +16,7 @@ from tests.worker.requests.conversation import (
     BODY_LIMIT_BYTES,
     Recorder,
     follow,
+    in_a_row,
     speak,
     warmed,
 )
@@ -31,6 +34,26 @@ def test_request(run: Run, row: Row) -> None:
             wire = await arena.connect()
             assert (await wire.get("/alive"))[0] == b"HTTP/1.1 200 OK"
             assert arena.server.errors == 0
+
+    run(scenario())
+
+
+SHORT = [row for row in ROWS if len(row.sent) < 2000 and not row.ends]
+OPEN = [row for row in SHORT if all(outcome.open for outcome in row.outcomes)]
+
+
+@pytest.mark.parametrize("number", range(60))
+def test_requests_in_a_row(run: Run, number: int) -> None:
+    """Nothing of a request is left when the next one begins on its connection."""
+    chance = random.Random(number)
+    rows = [*chance.choices(OPEN, k=chance.randrange(2, 7)), chance.choice(SHORT)]
+    if number % 3 == 0:
+        rows[:0] = chance.choices(OPEN, k=1) * 3  # what repeats itself may be remembered
+
+    async def scenario() -> None:
+        recorder = Recorder()
+        async with Arena(recorder, body_max_bytes=BODY_LIMIT_BYTES) as arena:
+            await in_a_row(arena, recorder, rows, str(number))
 
     run(scenario())
 

@@ -145,6 +145,13 @@ SEQUENCES: tuple[Row, ...] = (
     row("forty requests", "9112 9.3.2",
         b"".join(line(b"GET /%d HTTP/1.1" % number) for number in range(40)),
         answered(*(seen(raw_path=b"/%d" % number) for number in range(40)))),
+    row("twenty requests, an upgrade that is ignored, and another", "9112 9.3.2",
+        FIRST * 20 + head(b"GET /u HTTP/1.1", b"Host: a", b"Connection: upgrade", b"Upgrade: h2c")
+        + SECOND, answered(*[ONE] * 20, seen(raw_path=b"/u"), TWO)),
+    row("sixteen requests, and chunks with an upgrade", "9112 9.3.2",
+        FIRST * 16 + post(b"Connection: upgrade", b"Upgrade: h2c", b"Transfer-Encoding: chunked",
+                          body=b"3\r\nabc\r\n0\r\n\r\n"),
+        answered(*[ONE] * 16, seen("POST", body=b"abc"))),
     row("a body and a request", "9112 9.3.2",
         post(b"Content-Length: 3", body=b"abc") + SECOND,
         answered(seen("POST", body=b"abc"), TWO)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import random
 import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Self
@@ -287,13 +288,25 @@ def cut(data: bytes, size: int) -> Iterator[bytes]:
         start = end
 
 
+def shred(data: bytes, chance: random.Random) -> Iterator[bytes]:
+    """Pieces of any size, those of a few bytes as likely as those of thousands."""
+    start = 0
+    while start < len(data):
+        end = start + int(chance.paretovariate(0.5))
+        yield data[start:end]
+        start = end
+
+
 async def speak(arena: Arena, recorder: Recorder, row: Row) -> Outcome:
     """Whole and in pieces, the outcome is the same one."""
     most = most_answers(row)
     outcome = meant(row, await converse(arena, recorder, row, [row.sent], most), "whole")
-    for size in (1, 7):
-        got = await converse(arena, recorder, row, cut(row.sent, size), most)
-        check(row, outcome, got, f"in pieces of {size}")
+    for how, pieces in {
+        "byte by byte": cut(row.sent, 1),
+        "in pieces of 7": cut(row.sent, 7),
+        "in random pieces": shred(row.sent, random.Random(row.name)),
+    }.items():
+        check(row, outcome, await converse(arena, recorder, row, pieces, most), how)
     return outcome
 
 
@@ -313,6 +326,32 @@ async def follow(arena: Arena, recorder: Recorder, row: Row, outcome: Outcome) -
     }.items():
         got = await converse(arena, recorder, behind, pieces, most)
         check(behind, expected, got, how)
+
+
+async def in_a_row(arena: Arena, recorder: Recorder, rows: list[Row], name: str) -> None:
+    """Rows on one connection, all but the last leaving it open, are seen as they are alone."""
+    alone = [
+        meant(row, await converse(arena, recorder, row, [row.sent], most_answers(row)), "alone")
+        for row in rows
+    ]
+    together = Row(
+        " + ".join(row.name for row in rows),
+        rows[-1].section,
+        b"".join(row.sent for row in rows),
+        (),
+        interim=any(row.interim for row in rows),
+    )
+    seen = tuple(seen for outcome in alone for seen in outcome.seen)
+    expected = dataclasses.replace(alone[-1], seen=seen)
+    most = len(seen) + (expected.status is not None)
+    for how, pieces in {
+        "in one piece": [together.sent],
+        "a row a piece": [row.sent for row in rows],
+        "byte by byte": cut(together.sent, 1),
+        "in random pieces": shred(together.sent, random.Random(name)),
+    }.items():
+        got = await converse(arena, recorder, together, pieces, most)
+        check(together, expected, got, how)
 
 
 async def warmed(arena: Arena, recorder: Recorder, row: Row, outcome: Outcome) -> None:
