@@ -9,8 +9,9 @@ from typing import get_type_hints
 import msgspec
 import pytest
 
-from asgi_supervise.settings.entry import Entry
-from asgi_supervise.settings.schema import PANELS, TABLE, Settings, Sources
+from asgi_supervise.settings.entry import PANELS, Entry
+from asgi_supervise.settings.schema import TABLE, Settings
+from asgi_supervise.settings.shorthand import Shorthand
 from asgi_supervise.settings.sources import load
 from asgi_worker.contract import WorkerSettings
 
@@ -70,7 +71,7 @@ def test_settings_do_not_change() -> None:
 
 
 def test_what_leads_to_a_setting_is_none() -> None:
-    assert not set(Sources.__struct_fields__) & set(Settings.__struct_fields__)
+    assert not set(Shorthand.__struct_fields__) & set(Settings.__struct_fields__)
 
 
 # What people who come from uvicorn have in their scripts.

@@ -15,6 +15,18 @@ import msgspec
 from asgi_supervise.settings.values import Kind
 
 ENVIRONMENT_PREFIX = "ASGI_SUPERVISE_"
+PANELS = APP, LISTEN, PROCESSES, TIMES, LIMITS, WEBSOCKETS, PROXIES, LOG, SOURCES = (
+    "Application",
+    "Listening",
+    "Processes",
+    "Times",
+    "Limits",
+    "WebSockets",
+    "Proxies and headers",
+    "Logging",
+    "Where settings come from",
+)
+"""The groups in which settings are shown, in this order."""
 
 
 class Setting(NamedTuple):

@@ -20,11 +20,22 @@ from asgi_supervise.settings.addresses import (
     BINDS,
     DEFAULT_HOST,
     DEFAULT_PORT,
-    HOST,
-    UDS,
 )
 from asgi_supervise.settings.cpus import usable_cpus
-from asgi_supervise.settings.entry import Setting, declared
+from asgi_supervise.settings.entry import (
+    APP,
+    LIMITS,
+    LISTEN,
+    LOG,
+    PANELS,
+    PROCESSES,
+    PROXIES,
+    TIMES,
+    WEBSOCKETS,
+    Setting,
+    declared,
+)
+from asgi_supervise.settings.shorthand import Shorthand
 from asgi_supervise.settings.values import (
     APPLICATION,
     FLAG,
@@ -43,18 +54,6 @@ from asgi_supervise.settings.values import (
     workers,
 )
 from asgi_worker.contract import WorkerSettings
-
-PANELS = APP, LISTEN, PROCESSES, TIMES, LIMITS, WEBSOCKETS, PROXIES, LOG, SOURCES = (
-    "Application",
-    "Listening",
-    "Processes",
-    "Times",
-    "Limits",
-    "WebSockets",
-    "Proxies and headers",
-    "Logging",
-    "Where settings come from",
-)
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -329,70 +328,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         return WorkerSettings(**{field: getattr(self, field) for field in fields})
 
 
-class Sources(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings that are used up while settings are read: they end in a field of another name."""
-
-    host: Annotated[
-        str | None,
-        Setting(
-            LISTEN,
-            HOST,
-            "Host to listen on; short for --bind HOST:PORT.",
-            default=DEFAULT_HOST,
-            example='"127.0.0.1"',
-        ),
-    ] = None
-    port: Annotated[
-        int | None,
-        Setting(
-            LISTEN,
-            integer(0, 65535),
-            "Port to listen on; 0 takes a free one.",
-            default=str(DEFAULT_PORT),
-            example=str(DEFAULT_PORT),
-        ),
-    ] = None
-    uds: Annotated[
-        str | None,
-        Setting(
-            LISTEN,
-            UDS,
-            "Listen on this unix socket; short for --bind unix:PATH.",
-            example='"/run/asgi-supervise.sock"',
-        ),
-    ] = None
-    fd: Annotated[
-        int | None,
-        Setting(
-            LISTEN,
-            integer(0),
-            "Listen on this inherited socket; short for --bind fd://N.",
-            example="3",
-        ),
-    ] = None
-    env_file: Annotated[
-        str | None,
-        Setting(
-            SOURCES,
-            PATH,
-            "Load NAME=value lines into the environment; what is set already stays.",
-            example='".env"',
-        ),
-    ] = None
-    config: Annotated[
-        str | None,
-        Setting(
-            SOURCES,
-            PATH,
-            "Settings file (TOML).",
-            default="asgi-supervise.toml, else [tool.asgi-supervise] in pyproject.toml",
-        ),
-    ] = None
-
-
 TABLE = tuple(
     sorted(
-        [*declared(Settings), *declared(Sources)],
+        [*declared(Settings), *declared(Shorthand)],
         key=lambda entry: PANELS.index(entry.setting.panel),
     )
 )
