@@ -146,10 +146,14 @@ class Exchange:
     def disconnect(self) -> None:
         """The client has gone, or is to be taken for gone because the worker stops."""
         self.disconnected = True
-        self.body = None
-        self.body_bytes = 0
+        self.forget_body()
         if self.waiters:
             self._wake()
+
+    def forget_body(self) -> None:
+        """Nobody will ask for what has arrived of the body."""
+        self.body = None
+        self.body_bytes = 0
 
     def _wake(self) -> None:
         waiters, self.waiters = self.waiters, None
@@ -276,12 +280,11 @@ class Exchange:
 
     def _failed(self, error: BaseException | None) -> None:
         """The application raised, or returned before its response was complete."""
+        if self.disconnected and (error is None or is_disconnect(error)):
+            return
         log = self.source.server.log
         scope = self.scope
         what = f"{scope['method']} {scope['path']!r}"
-        if self.disconnected and (error is None or is_disconnect(error)):
-            log.debug("%s: the client has gone before the response was complete", what)
-            return
         if error is None:
             log.error("%s: the application returned without completing its response", what)
         elif isinstance(error, asyncio.CancelledError):

@@ -20,8 +20,9 @@ import httptools
 
 from asgi_worker.protocols import request, websocket
 from asgi_worker.protocols.exchange import BODY, COMPLETE, Exchange
-from asgi_worker.protocols.http1_input import RequestReader
+from asgi_worker.protocols.http1_input import Data, RequestReader
 from asgi_worker.protocols.http1_output import CHUNKED, Output
+from asgi_worker.protocols.repeated import RepeatedHead
 from asgi_worker.protocols.request import BadRequest
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ DISCARD_MAX_BYTES: Final = 1024 * 1024
 """A body that the application did not read is skipped up to here to keep the connection."""
 LINGER_S: Final = 2.0
 """How long a connection that we close is still read, so that a reset does not eat the response."""
-BODY_PIECE_BYTES: Final = 256 * 1024
-"""So much of a body is parsed at a time; heads come in smaller pieces (``Server.piece_bytes``)."""
 INFINITY: Final = math.inf
 INTERRUPTIONS: Final = (httptools.HttpParserError, httptools.HttpParserUpgrade)
 
@@ -49,6 +48,7 @@ class HttpConnection:
         "pause_writing",
         "read_paused",
         "reader",
+        "repeated",
         "resume_writing",
         "server",
         "stash",
@@ -73,6 +73,7 @@ class HttpConnection:
         server = self.server
         self.transport = self.output.transport = transport
         self.reader = RequestReader(self, transport)
+        self.repeated = RepeatedHead(self.reader)
         self.deadline = server.now + server.settings.head_timeout_s
         server.connections.add(self)
 
@@ -90,19 +91,20 @@ class HttpConnection:
     def data_received(self, data: bytes) -> None:
         if self.closing:
             return  # lingering: read, so that the client can read, and dropped
-        if self.stash or len(data) > self.server.piece_bytes:
+        reader = self.reader
+        if self.stash or reader.head or len(data) > self.server.piece_bytes:
             self._parse_in_pieces(data)
             return
-        reader = self.reader
-        if not (data.endswith(reader.known_block) and reader.feed_known(data)):
-            try:
-                reader.feed(data)
-            except INTERRUPTIONS as error:
-                self._interrupted(error, data)
-            if reader.in_head:
-                self._head_unfinished(data)
-            if reader.plain_scope is not None:
-                reader.remember(data)
+        repeated = self.repeated
+        if not (data.endswith(repeated.block) and repeated.take(data)):
+            taken = self._parse(data, 0)
+            plain_scope = reader.plain_scope
+            if plain_scope is not None:
+                reader.plain_scope = None
+                repeated.remember(data, plain_scope)
+            if taken < len(data):
+                self._parse_in_pieces(data[taken:])
+                return
         if self.waiting:
             self._advance()
         if reader.incoming is not None:
@@ -111,49 +113,67 @@ class HttpConnection:
     def _parse_in_pieces(self, data: bytes) -> None:
         """Parse as far as there is room for the requests in ``data``; the rest is stashed."""
         reader = self.reader
+        settings = self.server.settings
         if self.stash:
             data = self.stash + data
             self.stash = b""
-        view = memoryview(data)
         start = 0
-        piece_bytes = self.server.piece_bytes
         while start < len(data) and not self.closing and reader.refusal is None:
-            if len(self.waiting) >= self.server.settings.pipeline_max_requests:
+            if len(self.waiting) >= settings.pipeline_max_requests:
                 self.stash = data[start:]
                 self.pause_reading()
                 break
-            end = start + (piece_bytes if reader.incoming is None else BODY_PIECE_BYTES)
-            piece = view[start:end]
-            try:
-                reader.feed(piece)
-            except INTERRUPTIONS as error:
-                self._interrupted(error, data[start:])
-                if isinstance(error, httptools.HttpParserUpgrade):
-                    break  # the rest went with it
-            start = end
-            if reader.in_head:
-                self._head_unfinished(bytes(piece))
+            start = self._parse(data, start)
             if self.waiting:
                 self._advance()
-            if reader.incoming is not None:
-                reader.body_unfinished()
         if reader.incoming is not None:
             self._body_unfinished()
 
-    def _interrupted(self, error: Exception, data: bytes) -> None:
-        """The parser has stopped within ``data``: an upgrade, or something it refuses."""
-        rest = self.reader.interrupted(error, data)
-        if rest is None:
+    def _parse(self, data: bytes, start: int) -> int:
+        """Let the reader have the next piece of ``data``. Returns where the one after it starts."""
+        reader = self.reader
+        incoming = reader.incoming
+        waiting = len(self.waiting)
+        body_bytes = reader.body_bytes
+        if reader.bypassing:
+            end = min(start + reader.room(), len(data))
+            piece: Data = memoryview(data)[start:end]
+        elif start or reader.head or len(data) > self.server.piece_bytes:
+            end = min(start + reader.room(), len(data))
+            piece = reader.chunk = data[start:end]
+        else:
+            end = len(data)
+            piece = reader.chunk = data
+        error: Exception | None = None
+        try:
+            reader.feed(piece)
+        except INTERRUPTIONS as caught:
+            error = caught
+        if error is not None:  # seen to here, lest the application find it being handled
+            if reader.upgrading and isinstance(error, httptools.HttpParserUpgrade):
+                return self._upgrade(data, start + error.args[0])
+            reader.interrupted(error, fresh=incoming is None and waiting == len(self.waiting))
+        elif reader.in_head:
+            if reader.head_unfinished():
+                self.deadline = self.server.now + self.server.settings.head_timeout_s
+        elif reader.incoming is not None:
+            grown = reader.body_bytes - body_bytes
+            reader.body_unfinished(len(piece) - grown if reader.incoming is incoming else 0)
+        else:
+            return end
+        if reader.refusal is not None:
             self._refuse()
-            return
+        return end
+
+    def _upgrade(self, data: bytes, start: int) -> int:
+        """The head that ended at ``start`` asks for another protocol: only WebSocket is granted."""
         exchange = self.waiting[-1]
         alone = self.exchange is None and len(self.waiting) == 1
         if alone and request.asks_for_websocket(exchange.scope):
-            self._become_websocket(exchange, rest)
-            return
+            self._become_websocket(exchange, data[start:])
+            return len(data)
         self.reader.ignore_upgrade(exchange)
-        if rest:
-            self.data_received(rest)
+        return start
 
     def _become_websocket(self, exchange: Exchange, rest: bytes) -> None:
         self.waiting.clear()
@@ -169,12 +189,6 @@ class HttpConnection:
         }
         websocket.upgrade(self.server, self.transport, scope, rest)
 
-    def _head_unfinished(self, data: bytes) -> None:
-        if self.reader.head_unfinished(data):
-            self.deadline = self.server.now + self.server.settings.head_timeout_s
-        if self.reader.refusal is not None:
-            self._refuse()
-
     def _body_unfinished(self) -> None:
         reader = self.reader
         limit_s = self.server.settings.body_timeout_s
@@ -182,12 +196,10 @@ class HttpConnection:
             self.deadline = INFINITY
         else:
             self.deadline = self.server.now + limit_s
-        reader.body_unfinished()
-        if reader.refusal is not None:
-            self._refuse()
-        elif (
-            reader.incoming is not None
-            and reader.incoming.phase == COMPLETE
+        incoming = reader.incoming
+        if (
+            incoming is not None
+            and incoming.phase == COMPLETE
             and reader.body_bytes > DISCARD_MAX_BYTES
         ):
             self._linger()
@@ -243,7 +255,8 @@ class HttpConnection:
         elif exchange.expects_continue or not exchange.keep_alive:
             self._linger()  # the client may, or may not, still send the body
         else:
-            self.resume_reading()  # what is left of the body is skipped
+            exchange.forget_body()  # … and skip what is still to come of it
+            self.resume_reading()
             self._body_unfinished()
 
     def idle(self) -> None:
@@ -313,6 +326,7 @@ class HttpConnection:
     def drain(self, successor: bool) -> None:
         """Announce the close with the next response; an idle connection gets a moment for one."""
         self.reader.announce_close()
+        self.repeated.forget()
         exchange = self.exchange
         if exchange is None:
             if not self.reader.in_head and self.reader.incoming is None:

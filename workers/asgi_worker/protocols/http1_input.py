@@ -10,7 +10,7 @@ good.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import httptools
 
@@ -44,13 +44,7 @@ _SPECIAL_OF_PROXIES: Final = _SPECIAL | _FORWARDED
 _METHODS: Final = {
     name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 }
-_BODYLESS_METHODS: Final = frozenset({b"GET", b"HEAD"})
-_PLAIN_TARGET: Final = bytes(range(0x21, 0x7F)).translate(None, b"#%")
-"""What a target may consist of that needs no decoding: visible ASCII (RFC 9112 §3.2)."""
-_REMEMBERED_BYTES: Final = 4096
 _PARSED_BODY_BYTES: Final = 16 * 1024
-_NO_BLOCK: Final = b"\n\n\n"
-"""No block of fields ends so."""
 _SLASH: Final = ord("/")
 
 
@@ -59,18 +53,17 @@ class RequestReader:
 
     __slots__ = (
         "body_bytes",
+        "bypassing",
+        "chunk",
         "connection",
         "feed",
-        "head_bytes",
-        "head_start",
+        "head",
         "headers",
         "host",
         "in_head",
         "incoming",
-        "known_block",
-        "known_scope",
-        "last_block",
         "length",
+        "overhead_bytes",
         "parser",
         "plain_scope",
         "refusal",
@@ -93,79 +86,27 @@ class RequestReader:
         self.headers: list[Header] = []
         self.host = b"\n"  # the last one that was checked
         self.in_head = False
-        self.head_bytes = 0  # of an unfinished head, over all chunks
-        self.head_start = b""  # its first bytes
+        self.chunk = b""  # what the parser has before it
+        self.head = bytearray()  # the chunks of a head that is unfinished
         self.length = 0  # what content-length says of the body that is arriving
         self.body_bytes = 0  # of it arrived
+        self.overhead_bytes = 0  # chunk sizes, extensions and trailers that arrived with it
         self.incoming: Exchange | None = None  # its body is arriving
         self.upgrading = False
         self.refusal: BadRequest | None = None
-        self.plain_scope: Scope | None = None  # of a head that may be remembered
-        self.last_block = b""
-        self.known_block = _NO_BLOCK
-        self.known_scope: Scope
+        self.plain_scope: Scope | None = None  # of the last head, if it asked for nothing special
         self.restart()
 
     def restart(self) -> None:
         """A new parser, at the beginning of a message."""
         self.parser = parser = httptools.HttpRequestParser(self)
         self.feed: Callable[[Data], None] = parser.feed_data
+        self.bypassing = False
         self.should_keep_alive = _never if self.server.draining else parser.should_keep_alive
-
-    # Heads that repeat themselves.
-
-    def feed_known(self, data: bytes) -> bool:
-        """Take ``data``, which ends with ``known_block``, without the parser. Whether it was taken.
-
-        Most clients repeat themselves: all fields of a request are, byte for byte, those of the one
-        before on the same connection. What the parser made of them holds again if this, too, is a
-        head of its own and its request line is beyond doubt.
-        """
-        if self.in_head or self.incoming is not None or self.upgrading:
-            return False
-        try:
-            method, target, version = data[: len(data) - len(self.known_block)].split(b" ")
-        except ValueError:
-            return False
-        if version != b"HTTP/1.1" or method not in _BODYLESS_METHODS:
-            return False
-        if target[:1] != b"/" or target.translate(None, _PLAIN_TARGET):
-            return False
-        scope = self.known_scope.copy()
-        scope["headers"] = scope["headers"].copy()
-        scope["state"] = scope["state"].copy()
-        scope["extensions"] = scope["extensions"].copy()
-        scope["method"] = _METHODS[method]
-        _set_path(scope, target)
-        exchange = Exchange(self.connection, self.connection.output, scope, True)
-        exchange.more_body = False
-        self.waiting.append(exchange)
-        return True
-
-    def remember(self, data: bytes) -> None:
-        """``data`` may be a head that will be repeated; call it after the parser took it.
-
-        Remembered are the fields of a head that came alone, asked for nothing special, and came
-        twice: others would cost more than they save.
-        """
-        scope = self.plain_scope
-        self.plain_scope = None
-        if scope is None or self.in_head or self.incoming is not None or len(self.waiting) != 1:
-            return
-        block = data[data.find(b"\r\n") :]
-        if block != self.last_block:
-            if len(block) <= _REMEMBERED_BYTES:
-                self.last_block = block
-        elif self.waiting[0].keep_alive:
-            self.known_block = block
-            self.known_scope = {**scope, "headers": scope["headers"].copy()}
-            self.known_scope["state"] = self.template["state"]
-            self.known_scope["extensions"] = self.template["extensions"]
 
     def announce_close(self) -> None:
         """Every response from now on says ``Connection: close``."""
         self.should_keep_alive = _never
-        self.known_block = _NO_BLOCK
 
     # The parser calls.
 
@@ -185,8 +126,10 @@ class RequestReader:
         self.in_head = False
         scope = self.template.copy()
         scope["headers"] = headers
-        method = parser.get_method()
-        scope["method"] = _METHODS.get(method) or method.decode("ascii")
+        scope["method"] = method = _METHODS.get(parser.get_method())
+        chunk = self.chunk
+        if b" \r\n" in chunk or b"\t\r\n" in chunk or self.head:
+            headers[:] = [(name, value.rstrip(b" \t")) for name, value in headers]
         scope["state"] = scope["state"].copy()
         scope["extensions"] = scope["extensions"].copy()
         found = [header for header in headers if header[0] in special]
@@ -195,22 +138,21 @@ class RequestReader:
         if (
             len(found) == 1
             and found[0][1] == self.host
+            and method is not None
             and parser.get_http_version() == "1.1"
             and url[0] == _SLASH
             and b"%" not in url
             and b"#" not in url
-            and not self.head_bytes
+            and not self.head
             and len(headers) <= self.server.settings.head_max_fields
         ):
-            _set_path(scope, url)
-            if not self.waiting:
-                self.plain_scope = scope
+            set_path(scope, url)
+            self.plain_scope = scope
         else:
             try:
                 self._examine(exchange, url, found)
             except BadRequest as refusal:
-                self.refusal = refusal
-                raise
+                self._stop(refusal)
         self.incoming = exchange
         self.waiting.append(exchange)
 
@@ -222,14 +164,16 @@ class RequestReader:
         incoming.feed(data)
         limit = self.server.settings.body_max_bytes
         if limit is not None and self.body_bytes > limit:
-            self.refusal = BadRequest(413, f"the body is longer than {limit} bytes")
-            raise self.refusal
+            self._stop(BadRequest(413, f"the body is longer than {limit} bytes"))
         if incoming.body_bytes > BODY_HIGH_WATER_BYTES:
             self.connection.pause_reading()
 
     def on_message_complete(self) -> None:
         if self.upgrading:
             return
+        if self.headers:  # trailers: swallowed, as RFC 9112 §7.1.2 permits
+            self._check_trailers()
+            self.headers = []
         incoming = self.incoming
         self.incoming = None
         if incoming is not None:
@@ -237,24 +181,21 @@ class RequestReader:
             if incoming.phase == COMPLETE:
                 self.connection.idle()
         if self.body_bytes:
-            self.length = self.body_bytes = 0
+            self.length = self.body_bytes = self.overhead_bytes = 0
             self.connection.resume_reading()
-        if self.headers:  # trailers: swallowed, as RFC 9112 §7.1.2 permits
-            self.headers = []
 
-    def feed_body(self, data: Data) -> None:
-        """Stands in for the parser until ``length`` bytes of body have arrived; raises like it."""
-        left = self.length - self.body_bytes
-        body = data if len(data) <= left else memoryview(data)[:left]
+    def _feed_body(self, data: Data) -> None:
+        """Stands in for the parser until ``length`` bytes of body have arrived; raises like it.
+
+        ``data`` must not go beyond them (:meth:`room`).
+        """
         try:
-            self.on_body(bytes(body))
+            self.on_body(bytes(data))
         except BadRequest as refusal:
             raise httptools.HttpParserCallbackError(refusal.reason) from refusal
-        if len(body) == left:
+        if self.body_bytes == self.length:
             self.restart()
             self.on_message_complete()
-            if len(data) > left:
-                self.feed(memoryview(data)[left:])
 
     # What needs thought.
 
@@ -263,10 +204,15 @@ class RequestReader:
         scope = exchange.scope
         settings = self.server.settings
         version = self.parser.get_http_version()
+        request.check_method(scope, self.parser.get_method())
         fields = dict(found)
         host = fields.get(b"host")
         if version == "1.0":
+            if b" HTTP/1.0" not in bytes(self.head) + self.chunk:
+                raise BadRequest(400, "another protocol than HTTP")  # llhttp knows RTSP and ICE
             scope["http_version"] = version
+            if request.says_close(scope["headers"]):
+                exchange.keep_alive = False
         elif version != "1.1":
             raise BadRequest(505, f"HTTP/{version} is not spoken here")
         elif host is None:
@@ -278,20 +224,20 @@ class RequestReader:
             self.host = host
         if len(scope["headers"]) > settings.head_max_fields:
             raise BadRequest(431, f"more than {settings.head_max_fields} header fields")
-        if self.head_bytes:
-            request.check_size(url, scope["headers"], settings.head_max_bytes)
-            self.head_bytes = 0
-            self.head_start = b""
+        self.head.clear()
         request.read_target(scope, url)
-        if self.special is not _SPECIAL and not _FORWARDED.isdisjoint(fields):
-            trusted = self.server.trusted
-            if trusted is not None:
-                trusted.apply(scope, scope["headers"])
-        if b"te" in fields and b"trailers" in fields[b"te"].lower() and version == "1.1":
-            scope["extensions"]["http.response.trailers"] = {}
+        self._examine_fields(scope, fields)
         self._examine_body(exchange, fields, version)
         if b"upgrade" in fields and self.parser.should_upgrade():
             self.upgrading = True
+
+    def _examine_fields(self, scope: Scope, fields: dict[bytes, bytes]) -> None:
+        """Fields that change what the application is told."""
+        trusted = self.server.trusted if self.special is not _SPECIAL else None
+        if trusted is not None and not _FORWARDED.isdisjoint(fields):
+            trusted.apply(scope, scope["headers"])
+        if b"trailers" in fields.get(b"te", b"").lower() and scope["http_version"] == "1.1":
+            scope["extensions"]["http.response.trailers"] = {}
 
     def _examine_body(self, exchange: Exchange, fields: dict[bytes, bytes], version: str) -> None:
         """Fields that say how a body is delimited, and whether the client waits to send it."""
@@ -307,57 +253,74 @@ class RequestReader:
                 raise BadRequest(417, "an expectation other than 100-continue")
             exchange.expects_continue = chunked or length > 0
 
-    def interrupted(self, error: Exception, data: bytes) -> bytes | None:
-        """The parser has stopped within ``data``.
+    def interrupted(self, error: Exception, *, fresh: bool) -> None:
+        """The parser refuses ``chunk``; ``fresh`` if no message ended within it.
 
-        Returns what follows the head for an upgrade (the connection decides what becomes of it),
-        ``None`` when the input is refused – ``refusal`` says why – or when more of it is needed to
-        say why.
+        Sets ``refusal``, unless more input is needed to say what is wrong.
         """
-        if self.upgrading and isinstance(error, httptools.HttpParserUpgrade):
-            rest: bytes = data[error.args[0] :]
-            return rest
         if self.refusal is None:
-            head = self.head_start + data
+            head = bytes(self.head) + self.chunk if fresh else b""
             if isinstance(error, httptools.HttpParserInvalidMethodError):
                 word = head.lstrip(b"\r\n")
-                if len(word) <= request.METHOD_MAX_BYTES and not word.strip(request.TOKEN):
+                if word and len(word) <= request.METHOD_MAX_BYTES and not word.strip(request.TOKEN):
+                    self.head += self.chunk
                     self.feed = _still_no_method  # wait for the end of the word
-                    return None
+                    return
             self.refusal = request.blame(error, head)
-        self.in_head = False
-        incoming, self.incoming = self.incoming, None
-        if incoming is not None:  # its body broke
-            incoming.disconnect()
-            if incoming in self.waiting:
-                self.waiting.remove(incoming)
-        return None
+        self._break_off()
 
-    def head_unfinished(self, data: bytes) -> bool:
-        """A head goes on after ``data``; whether it has just begun. May set ``refusal``."""
+    def head_unfinished(self) -> bool:
+        """A head goes on after ``chunk``; whether it has just begun. May set ``refusal``."""
         settings = self.server.settings
-        begun = not self.head_bytes
-        self.head_bytes += len(data)
-        if len(self.head_start) < request.METHOD_MAX_BYTES:
-            self.head_start += data
+        begun = not self.head
+        self.head += self.chunk
         too_many = len(self.headers) > settings.head_max_fields
-        if too_many or self.head_bytes > settings.head_max_bytes:
-            if self.headers:
+        if too_many or len(self.head) >= settings.head_max_bytes:
+            if self.headers or b"\n" in self.head.lstrip(b"\r\n"):
                 self.refusal = BadRequest(431, "the head is too large")
             else:
                 self.refusal = BadRequest(414, "the request line is too long")
-            self.in_head = False
+            self._break_off()
         return begun
 
-    def body_unfinished(self) -> None:
-        """A body goes on. May set ``refusal``.
+    def body_unfinished(self, overhead_bytes: int) -> None:
+        """A body goes on; so much of what was read last was none of it. May set ``refusal``.
 
         What is left of a long body whose length is known needs no parser, which would only copy it.
         """
         if self.length - self.body_bytes > _PARSED_BODY_BYTES:
-            self.feed = self.feed_body
-        if len(self.headers) > self.server.settings.head_max_fields:
-            self.refusal = BadRequest(431, "too many trailer fields")
+            self.bypassing = True
+            self.feed = self._feed_body
+        self.overhead_bytes += overhead_bytes
+        if self.overhead_bytes > self.server.settings.head_max_bytes + 8 * self.body_bytes:
+            self.refusal = BadRequest(400, "more chunk extensions and trailers than body")
+            self._break_off()
+
+    def room(self) -> int:
+        """How many bytes to feed at most, so that a long head, or many, can be stopped."""
+        if self.bypassing:
+            return self.length - self.body_bytes
+        return min(self.server.piece_bytes, self.server.settings.head_max_bytes - len(self.head))
+
+    def _break_off(self) -> None:
+        """Nothing that follows can be understood."""
+        self.in_head = False
+        incoming, self.incoming = self.incoming, None
+        if incoming is not None:
+            incoming.disconnect()
+            if incoming in self.waiting:
+                self.waiting.remove(incoming)
+
+    def _check_trailers(self) -> None:
+        settings = self.server.settings
+        size = sum(len(name) + len(value) + 4 for name, value in self.headers)
+        if len(self.headers) > settings.head_max_fields or size > settings.head_max_bytes:
+            self._stop(BadRequest(431, "the trailers are too large"))
+
+    def _stop(self, refusal: BadRequest) -> NoReturn:
+        """Stop the parser, which passes the exception on as an error of its own."""
+        self.refusal = refusal
+        raise refusal
 
     # Upgrades.
 
@@ -379,7 +342,7 @@ class RequestReader:
         self.incoming = exchange
 
 
-def _set_path(scope: Scope, target: bytes) -> None:
+def set_path(scope: Scope, target: bytes) -> None:
     """For a target that is a path, without percent-encoding, perhaps with a query."""
     path, _, scope["query_string"] = target.partition(b"?")
     root_path = scope["root_path"]

@@ -76,8 +76,6 @@ def read_target(scope: Scope, target: bytes) -> None:
 
 def _split(method: str, target: bytes) -> tuple[bytes, bytes, bytes | None]:
     """``(raw_path, query, authority)`` of a target that is no path (RFC 9112 §3.2)."""
-    if method == "CONNECT":
-        raise BadRequest(405, "CONNECT asks for a proxy; this is an origin server")
     if target == b"*":
         if method != "OPTIONS":
             raise BadRequest(400, "only OPTIONS may ask for *")
@@ -106,14 +104,17 @@ def check_repeated(headers: list[tuple[bytes, bytes]]) -> None:
             raise BadRequest(400, f"more than one {name.decode()} field")
 
 
-def check_size(target: bytes, headers: list[tuple[bytes, bytes]], limit_bytes: int) -> None:
-    """The head as a whole, and the target alone, fit in ``limit_bytes``."""
-    size = len(target)
-    if size > limit_bytes:
-        raise BadRequest(414, f"the target is longer than {limit_bytes} bytes")
-    size += sum(len(name) + len(value) + 4 for name, value in headers)
-    if size > limit_bytes:
-        raise BadRequest(431, f"the head is longer than {limit_bytes} bytes")
+def check_method(scope: Scope, method: bytes) -> None:
+    """Set ``method``; CONNECT asks for a proxy, which this is not (RFC 9110 §9.3.6)."""
+    if method == b"CONNECT":
+        raise BadRequest(405, "CONNECT asks for a proxy; this is an origin server")
+    scope["method"] = method.decode("ascii")
+
+
+def says_close(headers: list[tuple[bytes, bytes]]) -> bool:
+    """Whether a Connection field says close, whatever else it says (RFC 9112 §9.3)."""
+    said = b",".join(value for name, value in headers if name == b"connection")
+    return b"close" in [one.strip() for one in said.lower().split(b",")]
 
 
 def check_host(value: bytes) -> None:
@@ -126,7 +127,7 @@ def check_transfer_encoding(value: bytes, http_version: str) -> None:
     """Only ``chunked``, once, in HTTP/1.1 (RFC 9112 §6.1): all else is ambiguous or unknown."""
     if http_version == "1.0":
         raise BadRequest(400, "Transfer-Encoding in an HTTP/1.0 request")
-    codings = [coding.strip().lower() for coding in value.split(b",")]
+    codings = [coding.strip().lower() for coding in value.split(b",") if coding.strip()]
     if codings == [b"chunked"]:
         return
     if codings.count(b"chunked") != 1 or codings[-1] != b"chunked":
@@ -135,7 +136,7 @@ def check_transfer_encoding(value: bytes, http_version: str) -> None:
 
 
 def asks_for_websocket(scope: Scope) -> bool:
-    """Whether a head with an Upgrade field asks for a WebSocket, and has no body (RFC 6455 §4.1)."""
+    """Whether a head with an Upgrade field asks for a WebSocket (RFC 6455 §4.1)."""
     upgrade = [value for name, value in scope["headers"] if name == b"upgrade"]
     protocols = b",".join(upgrade).lower().split(b",")
     return (
@@ -158,8 +159,13 @@ def body_framing(headers: list[tuple[bytes, bytes]]) -> bytes:
 def blame(error: Exception, head: bytes) -> BadRequest:
     """The answer to what the parser refused; ``head`` is what there is of the request's head."""
     reason = str(error) or type(error).__name__
+    if reason.startswith("Invalid method for HTTP"):
+        return BadRequest(501, "a method of another protocol")
     if isinstance(error, httptools.HttpParserInvalidMethodError):
-        if _method(head.lstrip(b"\r\n")):
+        word = head.lstrip(b"\r\n")
+        if _method(word) or (
+            len(word) > METHOD_MAX_BYTES and not word[:METHOD_MAX_BYTES].strip(TOKEN)
+        ):
             return BadRequest(501, "unknown method")
         return BadRequest(400, f"malformed request line: {reason}")
     if reason in ("Invalid HTTP version", "Pause on PRI/Upgrade"):
