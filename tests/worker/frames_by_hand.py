@@ -100,7 +100,8 @@ class Client:
         assert first == FIN | CLOSE, (first, payload)
         if not payload:
             return Closed(None, "")
-        return Closed(*struct.unpack("!H", payload[:2]), payload[2:].decode())
+        (code,) = struct.unpack("!H", payload[:2])
+        return Closed(code, payload[2:].decode())
 
     async def end(self) -> bytes:
         """What still comes until the server closes the connection."""

@@ -1,9 +1,8 @@
 """One WebSocket connection as ASGI (ASGI WebSocket 2.5, RFC 6455).
 
 The life of a connection is its ``phase``. What can happen to it comes from the transport, the frame
-reader, the server and the application; each has its section below.
-
-No connection has a timer: the server's sweep calls ``expire`` when ``deadline`` has passed.
+reader, the server and the application; each has its section below. No connection has a timer: the
+server's sweep calls ``expire`` when ``deadline`` has passed.
 """
 
 from __future__ import annotations
