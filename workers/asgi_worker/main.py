@@ -17,6 +17,7 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from asgi_worker.scoreboard import Scoreboard
 
 STDOUT = 1
+LAST_WORDS_S = 2.0
+"""How much of the time for starting is kept for telling the master why it was not enough."""
 _MALLOPT = {-1: 8 * 1024**2, -2: 1024**2, -3: 4 * 1024**2}
 """M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD in bytes."""
 
@@ -58,6 +61,7 @@ def run(
     To be called once, in a process of its own, forked by the template: it takes over signals, the
     event loop and the process title. ``app`` is the application when it was preloaded.
     """
+    began = time.monotonic()
     atexit._clear()  # noqa: SLF001 – what came before the fork is for another process to run
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -76,8 +80,11 @@ def run(
     loop = new_loop(settings)
     asyncio.set_event_loop(loop)
     try:
+        if app is None:  # before the loop runs: applications may use one of their own to get ready
+            app = load(settings)
         worker = _Worker(settings, loop, listeners, channel, board, slot, generation)
-        status = loop.run_until_complete(worker.serve(app))
+        left_s = settings.startup_timeout_s - (time.monotonic() - began)
+        status = loop.run_until_complete(worker.serve(app, left_s))
     except BootError as error:
         with contextlib.suppress(OSError):  # the master is gone: nobody to tell
             channel.send(contract.encode(BootFailed(error.reason, error.traceback)))
@@ -124,20 +131,24 @@ class _Worker:
         self.generation = generation
         self.told_to_stop: asyncio.Future[Drain] = loop.create_future()
 
-    async def serve(self, app: Application | None) -> Exit:
-        """The whole life of the worker; raises ``BootError`` if it does not get ready."""
+    async def serve(self, app: Application, startup_s: float) -> Exit:
+        """The whole life of the worker.
+
+        Raises ``BootError`` if it does not get ready, early enough to be heard: after ``startup_s``
+        seconds the master ends it.
+        """
         settings, loop = self.settings, self.loop
         self.channel.setblocking(False)
-        if app is None:
-            app = load(settings)
         lifespan = Lifespan(app, settings)
         loop.add_signal_handler(signal.SIGTERM, self._stop, "SIGTERM")
         loop.add_reader(self.channel, self._read)
-        startup = loop.create_task(lifespan.startup())
+        limit_s = max(startup_s - min(LAST_WORDS_S, startup_s / 10), 0.0)
+        startup = loop.create_task(lifespan.startup(limit_s))
         await asyncio.wait((startup, self.told_to_stop), return_when=asyncio.FIRST_COMPLETED)
         if not startup.done():
             startup.cancel()
-            await asyncio.wait((startup,), timeout=settings.shutdown_reserve_s)
+            await asyncio.wait((startup,))
+            await lifespan.shutdown(settings.shutdown_reserve_s)
             return Exit.OK
         startup.result()
         access_log = AccessLog(loop, STDOUT) if settings.access_log else None
