@@ -101,12 +101,15 @@ class Service:
             bad = [line for line in self.log.splitlines() if BAD.search(line)]
             assert not bad, self.log
 
-    def wait_line(self, pattern: str, within_s: float = PATIENCE_S) -> re.Match[str]:
-        """The next line that matches, after those already waited for."""
+    def wait_line(
+        self, pattern: str, within_s: float = PATIENCE_S, *, anywhere: bool = False
+    ) -> re.Match[str]:
+        """The next line that matches, after those already waited for, or before if ``anywhere``."""
         deadline = time.monotonic() + within_s
         while True:
-            if match := re.compile(pattern, re.MULTILINE).search(self.log, self._seen):
-                self._seen = match.end()
+            begin = 0 if anywhere else self._seen
+            if match := re.compile(pattern, re.MULTILINE).search(self.log, begin):
+                self._seen = max(self._seen, match.end())
                 return match
             alive = self._read(deadline)
             assert alive, f"{pattern!r} was not logged before the end"
