@@ -165,6 +165,7 @@ class PosixHost:
             return
         for stream in (sys.stdout, sys.stderr):
             stream.flush()  # or both processes would write what is buffered
+        master = os.getpid()
         with signals.blocked():
             try:
                 pid = os.fork()
@@ -176,7 +177,7 @@ class PosixHost:
             if pid == 0:
                 self._let_go(ours)
         if pid == 0:
-            template.live(self._blueprint, generation, theirs)
+            template.live(self._blueprint, generation, theirs, master)
         theirs.close()
         child = _Child(ours, generation, pid=pid, pidfd=os.pidfd_open(pid))
         self._templates[generation] = child

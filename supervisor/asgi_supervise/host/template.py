@@ -49,6 +49,8 @@ from asgi_worker.contract import (
 from asgi_worker.scoreboard import Scoreboard
 
 GO_ON = b"go"
+MASTERS_TURN_S = 1.0
+"""How much longer a living master has for workers that do not stop."""
 KILL_WAIT_S = 5.0
 """How long the template waits for workers it has killed: one may be stuck in the kernel."""
 
@@ -90,6 +92,8 @@ class Template:
     blueprint: Blueprint
     generation: int
     channel: socket.socket
+    master: int
+    """Its pid; our parent, as long as it lives."""
     app: object | None = None
     pidfds: list[int] = field(default_factory=list)
     """Of every worker forked here that may still run."""
@@ -229,11 +233,16 @@ class Template:
             _leave(status)
 
     def see_workers_out(self) -> None:
-        """Wait until every worker has ended; kill those that have not within their time."""
+        """Wait until every worker has ended; kill those that have not within their time.
+
+        While the master lives it does that itself, and says so in the log.
+        """
         deadline = time.monotonic() + self.blueprint.settings.graceful_timeout_s
         for pidfd in self.pidfds:
             children.send_signal(pidfd, signal.SIGTERM)
         if self.wait_for_workers(deadline):
+            return
+        if os.getppid() == self.master and self.wait_for_workers(deadline + MASTERS_TURN_S):
             return
         for pidfd in self.pidfds:
             children.send_signal(pidfd, signal.SIGKILL)
@@ -252,11 +261,11 @@ class Template:
         return True
 
 
-def live(blueprint: Blueprint, generation: int, channel: socket.socket) -> NoReturn:
+def live(blueprint: Blueprint, generation: int, channel: socket.socket, master: int) -> NoReturn:
     """Be the template, in a process just forked for it, and end."""
     status: int = Exit.INTERNAL
     try:
-        status = Template(blueprint, generation, channel).run()
+        status = Template(blueprint, generation, channel, master).run()
     except BaseException:  # noqa: BLE001 - a child must not return into its parent's code
         traceback.print_exc()
     finally:
