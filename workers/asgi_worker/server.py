@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
+import os
 import socket
 import sys
 import time
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from asgi_worker.protocols.exchange import Exchange
     from asgi_worker.protocols.http1_output import Output
 
+Address = tuple[str, int | None]
 TICK_S: Final = 0.1
 SWEEP_TICKS: Final = 10
 PIECE_BYTES: Final = 16 * 1024
@@ -108,6 +111,8 @@ class Server:
         no head longer than the limit is parsed whole."""
         self.vectored = not isinstance(loop, asyncio.SelectorEventLoop) or _WRITELINES_PAUSES
         self.limit_concurrency = settings.limit_concurrency
+        self.hosts: set[bytes] = set()
+        """Values of the Host field that were found valid."""
         self.now = loop.time()
         self.idle_deadline = self.now + settings.keep_alive_timeout_s
         """When a connection that becomes idle now is closed."""
@@ -195,20 +200,16 @@ class Server:
         limit = self.limit_concurrency
         return limit is not None and (len(self.tasks) >= limit or len(self.connections) > limit)
 
-    def template(self, transport: asyncio.Transport) -> tuple[Scope, bool]:
+    def template(self, transport: asyncio.Transport, local: Address | None) -> tuple[Scope, bool]:
         """What requests on ``transport`` have in common; whether its peer is a trusted proxy."""
         scope = self._base_scope.copy()
         peer = transport.get_extra_info("peername")
         if isinstance(peer, tuple):
             scope["client"] = peer[:2]
-            scope["server"] = transport.get_extra_info("sockname")[:2]
             host = peer[0]
         else:
-            path = transport.get_extra_info("sockname")
-            scope["server"] = (path.decode() if isinstance(path, bytes) else path or "", None)
             host = None
-        if transport.get_extra_info("sslcontext"):
-            scope["scheme"] = "https"
+        scope["server"] = _address(transport.get_extra_info("sockname")) if local is None else local
         return scope, self.trusted is not None and self.trusted.trusts(host)
 
     def default_headers(self, *, date: bool = True, server: bool = True) -> bytes:
@@ -260,16 +261,19 @@ class Server:
     async def _listen(self, listener: socket.socket) -> asyncio.AbstractServer:
         loop, backlog = self.loop, self.settings.backlog
         own = listener.dup()
+        make = functools.partial(self._connection, _fixed_address(listener))
         if listener.family != socket.AF_UNIX:
-            return await loop.create_server(self._connection, sock=own, backlog=backlog)
+            return await loop.create_server(make, sock=own, backlog=backlog)
         if sys.version_info >= (3, 13) and isinstance(loop, asyncio.SelectorEventLoop):
             return await loop.create_unix_server(
-                self._connection, sock=own, backlog=backlog, cleanup_socket=False
+                make, sock=own, backlog=backlog, cleanup_socket=False
             )
-        return await loop.create_unix_server(self._connection, sock=own, backlog=backlog)
+        return await loop.create_unix_server(make, sock=own, backlog=backlog)
 
-    def _connection(self) -> asyncio.Protocol:
-        return cast("asyncio.Protocol", HttpConnection(self))  # has its methods, needs no base
+    def _connection(self, local: Address | None = None) -> asyncio.Protocol:
+        return cast(
+            "asyncio.Protocol", HttpConnection(self, local)
+        )  # has its methods, needs no base
 
     async def drain(self, budget_s: float, *, successor: bool) -> None:
         """Stop accepting, then end every connection and request within ``budget_s`` seconds.
@@ -366,6 +370,20 @@ class Server:
         self._second = second
         self._date = f"date: {formatdate(second, usegmt=True)}\r\n".encode()
         self.defaults = self.default_headers()
+
+
+def _address(name: object) -> Address:
+    """What ``getsockname(2)`` said, as ASGI has it: host and port, or path and ``None``."""
+    if isinstance(name, tuple):
+        host, port = name[:2]
+        return host, port
+    return os.fsdecode(name) if isinstance(name, bytes | str) else "", None
+
+
+def _fixed_address(listener: socket.socket) -> Address | None:
+    """The local address of all its connections, if it is the same for all of them."""
+    address = _address(listener.getsockname())
+    return None if address[0] in ("0.0.0.0", "::") else address
 
 
 async def _await(awaitable: Any) -> None:

@@ -26,7 +26,7 @@ from asgi_worker.protocols.repeated import RepeatedHead
 from asgi_worker.protocols.request import BadRequest
 
 if TYPE_CHECKING:
-    from asgi_worker.server import Server
+    from asgi_worker.server import Address, Server
 
 DISCARD_MAX_BYTES: Final = 1024 * 1024
 """A body that the application did not read is skipped up to here to keep the connection."""
@@ -44,6 +44,7 @@ class HttpConnection:
         "closing",
         "deadline",
         "exchange",
+        "local",
         "output",
         "pause_writing",
         "read_paused",
@@ -56,8 +57,9 @@ class HttpConnection:
         "waiting",
     )
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, local: Address | None = None) -> None:
         self.server = server
+        self.local = local
         self.output = output = Output(server)
         self.pause_writing = output.pause_writing
         self.resume_writing = output.resume_writing

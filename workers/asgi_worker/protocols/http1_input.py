@@ -44,6 +44,8 @@ _SPECIAL_OF_PROXIES: Final = _SPECIAL | _FORWARDED
 _METHODS: Final = {
     name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 }
+_HOSTS_MAX: Final = 1024
+"""So many values of Host that were found valid are remembered by a worker."""
 _PARSED_BODY_BYTES: Final = 16 * 1024
 _SLASH: Final = ord("/")
 
@@ -59,7 +61,7 @@ class RequestReader:
         "feed",
         "head",
         "headers",
-        "host",
+        "hosts",
         "in_head",
         "incoming",
         "length",
@@ -80,11 +82,11 @@ class RequestReader:
         self.connection = connection
         self.server = connection.server
         self.waiting = connection.waiting
-        self.template, trusted = self.server.template(transport)
+        self.template, trusted = self.server.template(transport, connection.local)
         self.special = _SPECIAL_OF_PROXIES if trusted else _SPECIAL
         self.url = b""
         self.headers: list[Header] = []
-        self.host = b"\n"  # the last one that was checked
+        self.hosts = self.server.hosts
         self.in_head = False
         self.chunk = b""  # what the parser has before it
         self.head = bytearray()  # the chunks of a head that is unfinished
@@ -128,7 +130,7 @@ class RequestReader:
         scope["headers"] = headers
         scope["method"] = method = _METHODS.get(parser.get_method())
         chunk = self.chunk
-        if b" \r\n" in chunk or b"\t\r\n" in chunk or self.head:
+        if b" \r\n" in chunk or b"\t" in chunk or self.head:
             headers[:] = [(name, value.rstrip(b" \t")) for name, value in headers]
         scope["state"] = scope["state"].copy()
         scope["extensions"] = scope["extensions"].copy()
@@ -137,7 +139,7 @@ class RequestReader:
         exchange = Exchange(connection, connection.output, scope, self.should_keep_alive())
         if (
             len(found) == 1
-            and found[0][1] == self.host
+            and found[0][1] in self.hosts
             and method is not None
             and parser.get_http_version() == "1.1"
             and url[0] == _SLASH
@@ -221,7 +223,8 @@ class RequestReader:
             request.check_repeated(found)
         if host is not None:
             request.check_host(host)
-            self.host = host
+            if len(self.hosts) < _HOSTS_MAX:
+                self.hosts.add(host)
         if len(scope["headers"]) > settings.head_max_fields:
             raise BadRequest(431, f"more than {settings.head_max_fields} header fields")
         self.head.clear()
