@@ -142,10 +142,14 @@ class Service:
         return found
 
     def template(self) -> int:
-        """The pid of the running template."""
-        for child in psutil.Process(self.process.pid).children():
-            if ": template" in " ".join(child.cmdline()):
-                return child.pid
+        """The pid of the running template, which may take a moment to be."""
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
+            for child in psutil.Process(self.process.pid).children():
+                with contextlib.suppress(psutil.Error):
+                    if ": template" in " ".join(child.cmdline()):
+                        return child.pid
+            time.sleep(0.005)
         raise AssertionError("there is no template")
 
     def _read(self, deadline: float) -> bool:

@@ -161,6 +161,20 @@ def test_a_killed_master_whose_template_was_killed_before() -> None:
         service.ended(within_s=5)
 
 
+def test_a_worker_of_a_dead_template_is_no_orphan_either() -> None:
+    """It is stuck, so its lifeline does not end it; the new template does."""
+    with Service("--graceful-timeout", "2") as service, socket.socket() as client:
+        client.connect(service.serving())
+        template = service.template()
+        os.kill(template, signal.SIGKILL)
+        service.wait_line("its workers go on")
+        until(lambda: service.template() != template, "there is a new template")
+        send(client, "/block/1000")
+        service.wait_line("^blocked$")
+        service.process.kill()
+        assert service.ended(within_s=5) == -signal.SIGKILL
+
+
 def test_a_crash_loop_with_nobody_serving_ends_with_70() -> None:
     words = ["--max-restarts", "3", "--log-level", "info"]
     with Service(*words, app="tests.process.broken:dies_later", errors_expected=True) as service:

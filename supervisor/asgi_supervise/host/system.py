@@ -174,10 +174,9 @@ class PosixHost:
                 theirs.close()
                 self._happened.append(v.TemplateRefused(generation, f"fork: {error.strerror}"))
                 return
-            if pid == 0:
-                self._let_go(ours)
+            pidfds = self._let_go(ours, generation) if pid == 0 else []
         if pid == 0:
-            template.live(self._blueprint, generation, theirs, master)
+            template.live(self._blueprint, generation, theirs, master, pidfds)
         theirs.close()
         child = _Child(ours, generation, pid=pid, pidfd=os.pidfd_open(pid))
         self._templates[generation] = child
@@ -239,18 +238,26 @@ class PosixHost:
         self._selector.close()
         self._signals.close()
 
-    def _let_go(self, ours: socket.socket) -> None:
-        """In a child just forked, signals still blocked: close what is the master's alone."""
+    def _let_go(self, ours: socket.socket, generation: int) -> list[int]:
+        """In a child just forked, signals still blocked: close what is the master's alone.
+
+        Kept and returned are the pidfds of workers of this generation: if the template that forked
+        them died, the new one sees to it that they do not outlive the master.
+        """
         try:
             signals.forget(self._signals)
             self._selector.close()
             ours.close()
+            kept = []
             for child in (*self._templates.values(), *self._workers.values()):
                 child.channel.close()
-                if child.pid is not None:
+                if child.pid is not None and child.generation == generation:
+                    kept.append(child.pidfd)
+                elif child.pid is not None:
                     os.close(child.pidfd)
             for descriptor in self._private:
                 os.close(descriptor)
+            return kept
         except BaseException:  # noqa: BLE001 - a child must not return into the master's loop
             traceback.print_exc()
             os._exit(Exit.INTERNAL)

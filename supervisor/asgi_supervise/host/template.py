@@ -16,6 +16,7 @@ and the template is who sees to it that it ends within the graceful time-out.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import importlib
 import os
@@ -26,7 +27,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
 from setproctitle import setproctitle
@@ -94,9 +95,11 @@ class Template:
     channel: socket.socket
     master: int
     """Its pid; our parent, as long as it lives."""
+    pidfds: list[int]
+    """Of every worker of the generation that may still run: those of a former template, which died,
+    and those forked here.
+    """
     app: object | None = None
-    pidfds: list[int] = field(default_factory=list)
-    """Of every worker forked here that may still run."""
 
     def run(self) -> int:
         """The whole life; returns the exit status."""
@@ -107,8 +110,7 @@ class Template:
         except Exception as error:  # noqa: BLE001 - whatever it is, the master shall report it once
             self.tell(_boot_failure(error))
             return Exit.BOOT
-        if not self.tell(TemplateReady()):
-            return Exit.OK
+        self.tell(TemplateReady())
         while order := self.next_order():
             self.spawn(*order, run_worker)
         self.channel.close()
@@ -148,13 +150,10 @@ class Template:
             if isinstance(message, Spawn) and fds:
                 return message.slot, socket.socket(fileno=fds[0])
 
-    def tell(self, message: Message, *fds: int) -> bool:
-        """Tell the master; false if there is none any more."""
-        try:
+    def tell(self, message: Message, *fds: int) -> None:
+        """Tell the master. If there is none any more, the next order is end-of-file."""
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             socket.send_fds(self.channel, [encode(message)], fds)
-        except (BrokenPipeError, ConnectionResetError):
-            return False
-        return True
 
     def spawn(self, slot: int, channel: socket.socket, run_worker: RunWorker) -> None:
         """Fork a worker into ``slot`` and report it."""
@@ -261,11 +260,13 @@ class Template:
         return True
 
 
-def live(blueprint: Blueprint, generation: int, channel: socket.socket, master: int) -> NoReturn:
+def live(
+    blueprint: Blueprint, generation: int, channel: socket.socket, master: int, pidfds: list[int]
+) -> NoReturn:
     """Be the template, in a process just forked for it, and end."""
     status: int = Exit.INTERNAL
     try:
-        status = Template(blueprint, generation, channel, master).run()
+        status = Template(blueprint, generation, channel, master, pidfds).run()
     except BaseException:  # noqa: BLE001 - a child must not return into its parent's code
         traceback.print_exc()
     finally:
