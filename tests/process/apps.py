@@ -9,6 +9,8 @@ import subprocess
 import time
 from typing import Any
 
+time.sleep(float(os.environ.get("SLOW_IMPORT_S", "0")))
+
 ORPHANING = ["/bin/sh", "-c", "/bin/sleep 0.05 & exit 0"]
 
 

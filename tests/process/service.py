@@ -141,6 +141,14 @@ class Service:
                     found[int(match[1])] = child.pid
         return found
 
+    def listening(self) -> set[tuple[str, int]]:
+        """Where the master listens, whether it serves yet or not."""
+        return {
+            (str(found.laddr[0]), int(found.laddr[1]))
+            for found in psutil.Process(self.process.pid).net_connections("tcp")
+            if found.status == psutil.CONN_LISTEN
+        }
+
     def template(self) -> int:
         """The pid of the running template, which may take a moment to be."""
         deadline = time.monotonic() + PATIENCE_S

@@ -77,12 +77,12 @@ def test_a_killed_master_leaves_no_process_and_no_port(case: str) -> None:
     graceful_s = 2.0
     words = ["-w", "4", "--graceful-timeout", f"{graceful_s:g}"]
     app = "tests.process.stuck:app" if case == "stuck at import" else "tests.process.apps:app"
-    with Service(*words, app=app) as service, connected_never() as client:
+    with Service(*words, app=app) as service, socket.socket() as client:
         if case == "stuck at import":
             service.wait_line("stuck at import")
             for slot in (1, 2, 3):
                 service.wait_line(rf"slot={slot} .* ready$", anywhere=True)
-            address = listening_port(service)
+            (address,) = service.listening()
         else:
             address = service.serving()
             client.connect(address)
@@ -98,18 +98,6 @@ def test_a_killed_master_leaves_no_process_and_no_port(case: str) -> None:
         assert time.monotonic() - killed_at < graceful_s + 1
         with socket.create_server(address):
             pass
-
-
-def connected_never() -> socket.socket:
-    return socket.socket()
-
-
-def listening_port(service: Service) -> tuple[str, int]:
-    """Where a master listens that does not serve yet."""
-    for found in psutil.Process(service.process.pid).net_connections("tcp"):
-        if found.status == psutil.CONN_LISTEN:
-            return str(found.laddr[0]), int(found.laddr[1])
-    raise AssertionError("it does not listen")
 
 
 def test_workers_outlive_their_template_and_are_still_replaced() -> None:

@@ -30,6 +30,14 @@ def test_it_says_where_it_serves_and_stops_as_asked() -> None:
         pass  # the port is free
 
 
+def test_connections_wait_while_workers_boot() -> None:
+    with Service("-w", "2", environment={"SLOW_IMPORT_S": "1"}) as service:
+        until(service.listening, "it listens")
+        (address,) = service.listening()
+        assert json.loads(request(address))["slot"] in (0, 1)
+        service.serving()
+
+
 def test_a_request_in_flight_is_finished_and_the_port_refuses_meanwhile() -> None:
     with Service("-w", "2") as service:
         address = service.serving()

@@ -7,7 +7,6 @@ used, a pidfd cannot.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import signal
 
@@ -22,6 +21,8 @@ def become_subreaper() -> None:
     """Orphaned descendants become our children, so that we alone reap every worker."""
     if not hasattr(os, "pidfd_open"):
         raise UnsupportedSystem("asgi-supervise needs Linux 5.4 or newer (pidfds)")
+    import ctypes
+
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         reason = os.strerror(ctypes.get_errno())

@@ -25,8 +25,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-import psutil
-
 from asgi_supervise.host.privileges import Identity
 
 
@@ -213,6 +211,11 @@ def _listen_unix(
     before = os.umask(~mode & 0o777)
     try:
         listener.bind("\0" + path[1:] if abstract else path)
+        if not abstract:
+            listeners.files.append((path, os.lstat(path)))
+            if owner is not None and os.geteuid() == 0:
+                os.chown(path, _or_unchanged(owner.user), _or_unchanged(owner.group))
+        listener.listen(backlog)
     except OSError as error:
         reason = error.strerror or str(error)
         if error.errno == errno.EADDRINUSE:
@@ -222,11 +225,6 @@ def _listen_unix(
         raise BindError(bind, reason) from None
     finally:
         os.umask(before)
-    if not abstract:
-        listeners.files.append((path, os.lstat(path)))
-        if owner is not None and os.geteuid() == 0:
-            os.chown(path, _or_unchanged(owner.user), _or_unchanged(owner.group))
-    listener.listen(backlog)
     listener.setblocking(False)
     listeners.addresses.append(f"unix:{bind.removeprefix('unix:')}")
 
@@ -291,6 +289,8 @@ def _text(name: str | bytes) -> str:
 
 def _holder(where: int | str) -> str:
     """`` by pid 123 (name)`` for the process that holds a TCP port or unix path, if it shows."""
+    import psutil
+
     with contextlib.suppress(psutil.Error, OSError):
         if isinstance(where, int):
             pids = {

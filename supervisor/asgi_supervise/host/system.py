@@ -163,8 +163,7 @@ class PosixHost:
         except OSError as error:
             self._happened.append(v.TemplateRefused(generation, f"socketpair: {error.strerror}"))
             return
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()  # or both processes would write what is buffered
+        template.flush_streams()
         master = os.getpid()
         with signals.blocked():
             try:

@@ -214,11 +214,8 @@ class Template:
                 os.close(pidfd)
             self.blueprint.listeners.keep_only(slot)
             signals.obey_termination(mask)
-            settings = self.blueprint.settings
-            title = f"worker slot={slot} gen={self.generation}"
-            setproctitle(f"{settings.name}: {title} [{settings.app}]")
             status = run_worker(
-                settings,
+                self.blueprint.settings,
                 slot=slot,
                 generation=self.generation,
                 listeners=self.blueprint.listeners.of_slot(slot),
@@ -293,11 +290,15 @@ def _running(pidfds: list[int]) -> list[int]:
     return [pidfd for pidfd in pidfds if pidfd not in ended]
 
 
+def flush_streams() -> None:
+    """Write out what is buffered, so that a fork does not copy it nor ``os._exit`` lose it."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # closed by whoever started us
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+                stream.flush()
+
+
 def _leave(status: int) -> NoReturn:
     """End without running what the parent left to be run at its exit."""
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except (OSError, ValueError):  # nobody reads it any more
-            pass
+    flush_streams()
     os._exit(status)
