@@ -105,6 +105,8 @@ class HttpConnection:
                 reader.plain_scope = None
                 repeated.remember(data, plain_scope)
             if taken < len(data):
+                if self.waiting:
+                    self._advance()
                 self._parse_in_pieces(data[taken:])
                 return
         if self.waiting:
@@ -135,17 +137,18 @@ class HttpConnection:
         """Let the reader have the next piece of ``data``. Returns where the one after it starts."""
         reader = self.reader
         incoming = reader.incoming
-        waiting = len(self.waiting)
         body_bytes = reader.body_bytes
-        if reader.bypassing:
-            end = min(start + reader.room(), len(data))
-            piece: Data = memoryview(data)[start:end]
-        elif start or reader.head or len(data) > self.server.piece_bytes:
-            end = min(start + reader.room(), len(data))
-            piece = reader.chunk = data[start:end]
+        waiting = len(self.waiting)
+        before, left = b"", 0  # what had come of a head, how much of a body was to come
+        end = len(data)
+        if start or incoming is not None or reader.head or end > self.server.piece_bytes:
+            end = min(start + reader.room(), end)
+            before = bytes(reader.head)
+            left = reader.length - body_bytes
+            piece: Data = memoryview(data)[start:end] if reader.bypassing else data[start:end]
         else:
-            end = len(data)
-            piece = reader.chunk = data
+            piece = data
+        reader.chunk = piece
         error: Exception | None = None
         try:
             reader.feed(piece)
@@ -154,9 +157,13 @@ class HttpConnection:
         if error is not None:  # seen to here, lest the application find it being handled
             if reader.upgrading and isinstance(error, httptools.HttpParserUpgrade):
                 return self._upgrade(data, start + error.args[0])
-            reader.interrupted(error, fresh=incoming is None and waiting == len(self.waiting))
+            known = incoming is None or left > 0
+            reader.interrupted(error, (before + bytes(piece))[left:] if known else b"")
         elif reader.in_head:
-            if reader.head_unfinished():
+            if incoming is not None or waiting != len(self.waiting):
+                piece = request.last_head((before + bytes(piece))[left:])
+                reader.head.clear()
+            if reader.head_unfinished(piece):
                 self.deadline = self.server.now + self.server.settings.head_timeout_s
         elif reader.incoming is not None:
             grown = reader.body_bytes - body_bytes

@@ -88,7 +88,7 @@ class RequestReader:
         self.headers: list[Header] = []
         self.hosts = self.server.hosts
         self.in_head = False
-        self.chunk = b""  # what the parser has before it
+        self.chunk: Data = b""  # what the parser has before it
         self.head = bytearray()  # the chunks of a head that is unfinished
         self.length = 0  # what content-length says of the body that is arriving
         self.body_bytes = 0  # of it arrived
@@ -256,27 +256,27 @@ class RequestReader:
                 raise BadRequest(417, "an expectation other than 100-continue")
             exchange.expects_continue = chunked or length > 0
 
-    def interrupted(self, error: Exception, *, fresh: bool) -> None:
-        """The parser refuses ``chunk``; ``fresh`` if no message ended within it.
+    def interrupted(self, error: Exception, heads: bytes) -> None:
+        """The parser refuses ``chunk``; ``heads`` is what came since a message began, if known.
 
         Sets ``refusal``, unless more input is needed to say what is wrong.
         """
         if self.refusal is None:
-            head = bytes(self.head) + self.chunk if fresh else b""
             if isinstance(error, httptools.HttpParserInvalidMethodError):
-                word = head.lstrip(b"\r\n")
+                heads = request.last_head(heads)
+                word = heads.lstrip(b"\r\n")
                 if word and len(word) <= request.METHOD_MAX_BYTES and not word.strip(request.TOKEN):
-                    self.head += self.chunk
+                    self.head = bytearray(heads)
                     self.feed = _still_no_method  # wait for the end of the word
                     return
-            self.refusal = request.blame(error, head)
+            self.refusal = request.blame(error, heads)
         self._break_off()
 
-    def head_unfinished(self) -> bool:
-        """A head goes on after ``chunk``; whether it has just begun. May set ``refusal``."""
+    def head_unfinished(self, data: Data) -> bool:
+        """A head goes on after ``data``; whether it has just begun. May set ``refusal``."""
         settings = self.server.settings
         begun = not self.head
-        self.head += self.chunk
+        self.head += data
         too_many = len(self.headers) > settings.head_max_fields
         if too_many or len(self.head) >= settings.head_max_bytes:
             if self.headers or b"\n" in self.head.lstrip(b"\r\n"):
@@ -296,7 +296,7 @@ class RequestReader:
             self.feed = self._feed_body
         self.overhead_bytes += overhead_bytes
         if self.overhead_bytes > self.server.settings.head_max_bytes + 8 * self.body_bytes:
-            self.refusal = BadRequest(400, "more chunk extensions and trailers than body")
+            self.refusal = BadRequest(413, "more chunk extensions and trailers than body")
             self._break_off()
 
     def room(self) -> int:
@@ -318,7 +318,9 @@ class RequestReader:
         settings = self.server.settings
         size = sum(len(name) + len(value) + 4 for name, value in self.headers)
         if len(self.headers) > settings.head_max_fields or size > settings.head_max_bytes:
-            self._stop(BadRequest(431, "the trailers are too large"))
+            self._stop(BadRequest(413, "the trailers are too large"))
+        if any(name == b"connection" for name, _ in self.headers):
+            self._stop(BadRequest(400, "Connection as a trailer"))  # the parser would obey it
 
     def _stop(self, refusal: BadRequest) -> NoReturn:
         """Stop the parser, which passes the exception on as an error of its own."""

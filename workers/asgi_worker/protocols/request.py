@@ -7,7 +7,9 @@ two ways is refused, never repaired (RFC 9112 §11.2).
 
 from __future__ import annotations
 
+import contextlib
 import re
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
@@ -154,6 +156,28 @@ def body_framing(headers: list[tuple[bytes, bytes]]) -> bytes:
         for name, value in headers
         if name == b"transfer-encoding" or (name == b"content-length" and int(value) > 0)
     )
+
+
+def last_head(chunk: bytes) -> bytes:
+    """The head in which the parser stopped, when ``chunk`` began with a head, perhaps of another.
+
+    The parser does not tell where a message ends, so this looks for the shortest beginning of
+    ``chunk`` that has as many whole messages as ``chunk`` has.
+    """
+
+    class Counter:
+        whole = 0
+
+        def on_message_complete(self) -> None:
+            self.whole += 1
+
+    def count(size: int) -> int:
+        counter = Counter()
+        with contextlib.suppress(httptools.HttpParserError, httptools.HttpParserUpgrade):
+            httptools.HttpRequestParser(counter).feed_data(chunk[:size])
+        return counter.whole
+
+    return chunk[bisect_left(range(len(chunk)), count(len(chunk)), key=count) :]
 
 
 def blame(error: Exception, head: bytes) -> BadRequest:
