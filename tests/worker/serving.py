@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from asgi_worker.application import Application
 from asgi_worker.contract import WorkerSettings
@@ -85,7 +85,7 @@ class Arena:
         self.board = Scoreboard(1)
         self.wires: list[Wire] = []
 
-    async def __aenter__(self) -> Arena:
+    async def __aenter__(self) -> Self:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         self.server = Server(
@@ -120,7 +120,7 @@ class Arena:
     async def eventually(self, condition: Callable[[], object], what: str) -> None:
         """Wait until ``condition()`` is true."""
         async with asyncio.timeout(PATIENCE_S):
-            while not condition():
+            while not condition():  # noqa: ASYNC110 – there is no event for what it looks at
                 await asyncio.sleep(0.005)
         assert condition(), what
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from asgi_worker.application import Receive, Scope, Send
 from tests.worker.conftest import Run
 from tests.worker.serving import Arena, Wire
+
+from asgi_worker.application import Receive, Scope, Send
 
 MIB = 1024 * 1024
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -56,7 +56,9 @@ def post(data: bytes, *lines: str) -> bytes:
 
 def chunked(*pieces: bytes) -> bytes:
     head = b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n"
-    return head + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces if one) + b"0\r\n\r\n"
+    return (
+        head + b"".join(b"%x\r\n%b\r\n" % (len(one), one) for one in pieces if one) + b"0\r\n\r\n"
+    )
 
 
 @pytest.mark.parametrize("size", [0, 1, 1000, 16384, 65536, 65537, 300_000, 3 * MIB])

@@ -6,11 +6,11 @@ import logging
 from typing import Any
 
 import pytest
+from tests.worker.conftest import Run
+from tests.worker.serving import Arena
 
 from asgi_worker.application import Message, Receive, Scope, Send
 from asgi_worker.protocols.exchange import ClientDisconnected
-from tests.worker.conftest import Run
-from tests.worker.serving import Arena
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"
@@ -287,7 +287,7 @@ def test_an_exception_shows_the_application_and_the_request(
     assert record.exc_info is not None
     text = caplog.text
     assert "ZeroDivisionError: the reason" in text
-    assert 'asgi_worker/protocols' not in text, "our own frames are nobody's business"
+    assert "asgi_worker/protocols" not in text, "our own frames are nobody's business"
 
 
 @pytest.mark.parametrize(

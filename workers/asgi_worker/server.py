@@ -264,7 +264,7 @@ class Server:
         make = functools.partial(self._connection, _fixed_address(listener))
         if listener.family != socket.AF_UNIX:
             return await loop.create_server(make, sock=own, backlog=backlog)
-        if sys.version_info >= (3, 13) and isinstance(loop, asyncio.SelectorEventLoop):
+        if sys.version_info >= (3, 13):  # else the path would be unlinked, which is the master's
             return await loop.create_unix_server(
                 make, sock=own, backlog=backlog, cleanup_socket=False
             )
@@ -330,6 +330,7 @@ class Server:
                 else:
                     await self.loop.connect_accepted_socket(self._connection, accepted)
             listener.close()
+        self._sockets.clear()
 
     async def _settle(self, deadline: float) -> bool:
         """Wait until no connection and no task is left, or ``deadline``. Whether all have ended."""
