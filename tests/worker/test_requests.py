@@ -7,12 +7,15 @@ somebody else's server in front of ours could be made to disagree with it.
 
 from __future__ import annotations
 
+import asyncio
 import random
+import socket
 
 import pytest
 from tests.worker.conftest import Run
 from tests.worker.requests import ROWS, Row
 from tests.worker.requests.conversation import (
+    AFTER,
     BODY_LIMIT_BYTES,
     Recorder,
     follow,
@@ -21,6 +24,8 @@ from tests.worker.requests.conversation import (
     warmed,
 )
 from tests.worker.serving import Arena
+
+from asgi_worker.application import Receive, Scope, Send
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])
@@ -54,6 +59,41 @@ def test_requests_in_a_row(run: Run, number: int) -> None:
         recorder = Recorder()
         async with Arena(recorder, body_max_bytes=BODY_LIMIT_BYTES) as arena:
             await in_a_row(arena, recorder, rows, str(number))
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("requests", [1, 100, 1000])
+def test_pipelining_is_bounded(run: Run, requests: int) -> None:
+    """A client that sends and sends without an answer is made to wait, not remembered."""
+    enough_bytes = 2 * 1024 * 1024  # more than the buffers of both sides hold
+    data = AFTER * requests
+
+    async def scenario() -> None:
+        answer = asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await answer.wait()
+            await send({"type": "http.response.start", "status": 204})
+            await send({"type": "http.response.body"})
+
+        async with Arena(app) as arena:
+            arena.listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16_384)
+            loop = asyncio.get_running_loop()
+            with socket.socket() as client:
+                client.setblocking(False)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+                await loop.sock_connect(client, ("127.0.0.1", arena.port))
+                sent = stuck = 0
+                while stuck < 100:  # turns of the loop without a byte taken
+                    try:
+                        sent += client.send(data[sent % len(data) :])
+                        stuck = 0
+                    except BlockingIOError:
+                        stuck += 1
+                    assert sent < enough_bytes, "the server takes everything"
+                    await asyncio.sleep(0)
+                answer.set()
 
     run(scenario())
 

@@ -197,12 +197,18 @@ VERSIONS: tuple[Row, ...] = (
     row("version in lower case", "9112 2.3", line(b"GET / http/1.1"), refused(400)),
     row("version of another protocol", "9112 2.3", line(b"GET / HTCPCP/1.0"), refused(400)),
     row("version of RTSP", "9112 2.3", line(b"GET / RTSP/1.0"), refused(400)),
+    row("version of RTSP, HTTP/1.0 in a field", "9112 2.3",
+        head(b"GET / RTSP/1.0", b"Host: a", b"X: GET / HTTP/1.0"), refused(400)),
+    row("version of RTSP, HTTP/1.0 in the target", "9112 2.3",
+        line(b"GET /HTTP/1.0?/HTTP/1.0 RTSP/1.0"), refused(400)),
     row("version and method of RTSP", "9112 2.3", line(b"DESCRIBE / RTSP/1.0"),
         refused(400), refused(501)),
     row("version and method of Icecast", "9112 2.3", line(b"SOURCE / ICE/1.0"),
         refused(400), refused(501)),
     row("version with NUL", "9112 2.3", line(b"GET / HTTP/1.1\x00"), refused(400)),
     row("something after the version", "9112 3", line(b"GET / HTTP/1.1 x"), refused(400)),
+    row("a request line twice", "9112 2.1", line(b"GET /x HTTP/1.1\r\nGET / HTTP/1.1"),
+        refused(400)),
     row("version twice", "9112 3", line(b"GET / HTTP/1.1 HTTP/1.1"), refused(400)),
 )
 
