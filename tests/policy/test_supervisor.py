@@ -24,6 +24,11 @@ def test_start_serve_stop() -> None:
     assert of(v.AnnounceServing, stage) == [v.AnnounceServing(3, 3)]
     drains = of(v.DrainWorker, stage)
     assert drains == [v.DrainWorker(n, 29.5, successor=False) for n in (1, 2, 3)]
+    assert stage.said_with("debug: template gen=1 pid=100 ready")
+    assert stage.said_with("debug: worker slot=0 gen=1 pid=101 forked")
+    assert len(stage.said_with("info: worker slot=", "ready")) == 3
+    assert stage.said_with("info: stopping (test): workers have 30 s to finish")
+    assert len(stage.said_with("info: worker slot=", "exited with status 0")) == 3
     assert stage.said[-1] == "info: stopped"
 
 
@@ -82,6 +87,16 @@ def test_all_that_die_before_they_are_ready_end_it_too() -> None:
     assert stage.said_with("slot=0", "not ready within 5 s")
 
 
+def test_one_killed_before_it_was_ready_failed_to_boot() -> None:
+    stage = Stage(workers=1)
+    stage.script(Script.HANGS)
+    stage.until(lambda: any(isinstance(event, v.WorkerForked) for event in stage.events))
+    stage.host.crash_worker(1, -11)
+    stage.until(stage.done)
+    assert stage.supervisor.verdict == 3
+    assert stage.said_with("slot=0", "cannot start: it was killed by SIGSEGV before it was ready")
+
+
 def test_one_that_boots_is_enough_to_serve() -> None:
     stage = Stage(workers=3)
     stage.script(Script.BOOT_FAILS, Script.OBEDIENT, Script.BOOT_FAILS)
@@ -94,11 +109,12 @@ def test_one_that_boots_is_enough_to_serve() -> None:
 
 
 def test_what_keeps_the_template_from_starting_ends_it() -> None:
-    stage = Stage(preload=True)
-    stage.host.template_script = Script.BOOT_FAILS
-    stage.until(stage.done)
-    assert stage.supervisor.verdict == 3
-    assert len(stage.said_with("Traceback")) == 1
+    for preload in (True, False):
+        stage = Stage(preload=preload)
+        stage.host.template_script = Script.BOOT_FAILS
+        stage.until(stage.done)
+        assert stage.supervisor.verdict == 3
+        assert len(stage.said_with("Traceback")) == 1
 
 
 def test_a_template_that_takes_itself_down_while_preloading() -> None:
@@ -106,6 +122,29 @@ def test_a_template_that_takes_itself_down_while_preloading() -> None:
     stage.host.template_script = Script.CRASHES
     stage.until(stage.done)
     assert stage.supervisor.verdict == 3
+
+
+def test_a_template_that_dies_without_a_word_is_tried_again() -> None:
+    stage = Stage()
+    stage.host.template_script = Script.CRASHES
+    stage.until(lambda: len(stage.said_with("template", "exited with status 7")) == 3)
+    stage.host.template_script = Script.OBEDIENT
+    stage.until(stage.full)
+    stage.stop()
+
+
+def test_a_template_that_fails_later_is_tried_again_and_nobody_stops() -> None:
+    stage = Stage(preload=True, max_restarts=1)
+    stage.until(stage.full)
+    stage.host.template_script = Script.BOOT_FAILS
+    stage.host.crash_template(1, -9)
+    stage.until(lambda: len(stage.said_with("template", "cannot start")) == 4)
+    assert stage.full()
+    assert len(stage.said_with("its workers go on")) == 1
+    assert len(stage.said_with("next try for the template in")) == 4
+    stage.host.template_script = Script.OBEDIENT
+    stage.until(lambda: bool(stage.host.templates) and stage.host.templates[1].ready)
+    stage.stop()
 
 
 def test_a_template_that_hangs_while_preloading() -> None:
@@ -146,11 +185,15 @@ def test_forks_that_are_refused_are_tried_again() -> None:
     stage.stop()
 
 
-def test_forks_refused_for_ever_end_it_with_70() -> None:
+@pytest.mark.parametrize("with_template", [False, True])
+def test_forks_refused_for_ever_end_it_with_70(with_template: bool) -> None:
     stage = Stage()
+    if with_template:
+        stage.until(lambda: bool(stage.host.templates))
     stage.host.forks_refused = True
     stage.until(stage.done)
     assert stage.supervisor.verdict == 70
+    assert bool(stage.said_with("cannot fork worker")) == with_template
 
 
 def test_a_dead_template_is_replaced_and_its_workers_go_on() -> None:
@@ -231,6 +274,9 @@ def test_interrupt_twice_and_quit() -> None:
         stage.check_empty()
         assert stage.host.now() - began < 0.1
         assert stage.supervisor.verdict == 0
+        assert stage.said_with("info: stopping at once: test")
+        assert len(stage.said_with("info: worker", "was killed by SIGKILL")) == 2
+        assert stage.said_with("warning") == []
 
 
 def test_terminated_twice_stays_graceful() -> None:
@@ -269,8 +315,12 @@ def test_words_from_nobody_are_bugs_that_are_survived() -> None:
     ]
     for event in strange:
         stage.host.happens(event)
+    stage.host.clock += 20
     stage.turn()
     assert stage.full()
+    stage.host.crash_worker(1, 1)
+    stage.turn()
+    assert stage.said_with("slot=0", "after 20.0 s")  # not: since it said Ready again
     stage.stop()
     assert len(stage.said_with("[BUG]")) == len(strange) - 1
     assert stage.said_with("worker slot=0 sent a message that cannot be used: not MessagePack")

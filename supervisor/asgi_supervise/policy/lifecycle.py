@@ -130,11 +130,6 @@ class Life:
         """It runs, or may run."""
         return self.phase is not Phase.GONE
 
-    @property
-    def booting(self) -> bool:
-        """It may yet become ready."""
-        return self.phase in (Phase.ASKED, Phase.STARTING)
-
 
 class Service(enum.Enum):
     """Where the whole service stands."""
