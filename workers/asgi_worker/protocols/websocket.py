@@ -15,16 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asgi_worker.protocols import frames, handshake
 from asgi_worker.protocols.exchange import ClientDisconnected, is_disconnect
-from asgi_worker.protocols.frames import (
-    BINARY,
-    BINARY_HEADS,
-    PING,
-    PONG,
-    TEXT,
-    TEXT_HEADS,
-    FrameReader,
-    Violation,
-)
+from asgi_worker.protocols.frames import BINARY, BINARY_HEADS, TEXT, TEXT_HEADS
 from asgi_worker.protocols.http1_output import JOIN_MAX_BYTES, Output
 from asgi_worker.protocols.incoming import Incoming
 from asgi_worker.protocols.websocket_messages import (
@@ -153,7 +144,7 @@ class WebSocketConnection:
         self._output.resume_writing()
         if self._owed_pong is not None and self.phase is OPEN:
             payload, self._owed_pong = self._owed_pong, None
-            self._write(frames.control(PONG, payload))
+            self._write(frames.control(frames.PONG, payload))
 
     def connection_lost(self, exc: Exception | None) -> None:
         server = self.server
@@ -175,7 +166,7 @@ class WebSocketConnection:
             # read must not fill our memory with pongs.
             self._owed_pong = payload
         elif self.phase is OPEN:
-            self._write(frames.control(PONG, payload))
+            self._write(frames.control(frames.PONG, payload))
 
     def pong(self, payload: bytes) -> None:
         if payload == self._ping and self.phase is OPEN:
@@ -190,7 +181,7 @@ class WebSocketConnection:
             self._write(frames.close(code))
         self._hang_up(code, reason)
 
-    def _failed(self, violation: Violation) -> None:
+    def _failed(self, violation: frames.Violation) -> None:
         """The client broke the protocol: say so and do not listen any more (RFC 6455 §7.1.7).
 
         The output is closed behind the close frame and the input drained: a connection closed with
@@ -221,7 +212,7 @@ class WebSocketConnection:
         before, self._to_come = self._to_come, reader.bytes_to_come
         if self._ping is None:
             payload = os.urandom(4)
-            self._write(frames.control(PING, payload))
+            self._write(frames.control(frames.PING, payload))
             if timeout_s is None:
                 self._ping_later()
             else:
@@ -323,13 +314,14 @@ class WebSocketConnection:
         self.phase = OPEN
         self._accepted = True
         self._deflate = self._agreement.deflate
+        del self._agreement
         server.requests += 1
         server.websockets += 1
         self._ping_later()
         if self._drain_code:
             self._close(self._drain_code, "", DRAIN_TIMEOUT_S)
         limit_bytes = server.settings.ws_max_bytes
-        self._incoming.listen(FrameReader(self._incoming, self, limit_bytes, self._deflate))
+        self._incoming.listen(frames.FrameReader(self._incoming, self, limit_bytes, self._deflate))
 
     def _deny(self) -> handshake.Denial:
         self.phase = DENYING
