@@ -99,11 +99,13 @@ class HttpConnection:
             return
         repeated = self.repeated
         if not (data.endswith(repeated.block) and repeated.take(data)):
+            in_body = reader.incoming is not None
             taken = self._parse(data, 0)
             plain_scope = reader.plain_scope
             if plain_scope is not None:
                 reader.plain_scope = None
-                repeated.remember(data, plain_scope)
+                if not in_body:
+                    repeated.remember(data, plain_scope)
             if taken < len(data):
                 if self.waiting:
                     self._advance()
@@ -124,12 +126,15 @@ class HttpConnection:
         start = 0
         while start < len(data) and not self.closing and reader.refusal is None:
             if len(self.waiting) >= settings.pipeline_max_requests:
+                self._advance()
+            if len(self.waiting) >= settings.pipeline_max_requests:
                 self.stash = data[start:]
                 self.pause_reading()
                 break
             start = self._parse(data, start)
-            if self.waiting:
-                self._advance()
+        reader.plain_scope = None
+        if self.waiting:
+            self._advance()
         if reader.incoming is not None:
             self._body_unfinished()
 
@@ -142,7 +147,7 @@ class HttpConnection:
         before, left = b"", 0  # what had come of a head, how much of a body was to come
         end = len(data)
         if start or incoming is not None or reader.head or end > self.server.piece_bytes:
-            end = min(start + reader.room(), end)
+            end = reader.end_of_piece(data, start)
             before = bytes(reader.head)
             left = reader.length - body_bytes
             piece: Data = memoryview(data)[start:end] if reader.bypassing else data[start:end]
@@ -230,10 +235,14 @@ class HttpConnection:
                 exchange.start(server)
         if self.reader.refusal is not None:
             self._refuse()
-        elif self.stash and len(self.waiting) < server.settings.pipeline_max_requests:
+        elif len(self.waiting) >= server.settings.pipeline_max_requests:
+            self.pause_reading()
+        elif self.stash:
             stash, self.stash = self.stash, b""
             self.resume_reading()
             self.data_received(stash)
+        elif self.read_paused and self.reader.incoming is None:
+            self.resume_reading()
 
     def want_body(self, exchange: Exchange) -> None:
         """The application has taken what there was of the body and asks for more."""

@@ -44,6 +44,7 @@ _SPECIAL_OF_PROXIES: Final = _SPECIAL | _FORWARDED
 _METHODS: Final = {
     name.encode(): name for name in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 }
+_WITH_BODY: Final = (b"POST ", b"PUT ", b"PATCH ")
 _HOSTS_MAX: Final = 1024
 """So many values of Host that were found valid are remembered by a worker."""
 _PARSED_BODY_BYTES: Final = 16 * 1024
@@ -189,7 +190,7 @@ class RequestReader:
     def _feed_body(self, data: Data) -> None:
         """Stands in for the parser until ``length`` bytes of body have arrived; raises like it.
 
-        ``data`` must not go beyond them (:meth:`room`).
+        ``data`` must not go beyond them (:meth:`end_of_piece`).
         """
         try:
             self.on_body(bytes(data))
@@ -210,7 +211,8 @@ class RequestReader:
         fields = dict(found)
         host = fields.get(b"host")
         if version == "1.0":
-            if b" HTTP/1.0" not in bytes(self.head) + self.chunk:
+            line = b"\n%b %b HTTP/1.0" % (self.parser.get_method(), url)
+            if line not in b"\n" + bytes(self.head) + self.chunk:
                 raise BadRequest(400, "another protocol than HTTP")  # llhttp knows RTSP and ICE
             scope["http_version"] = version
             if request.says_close(scope["headers"]):
@@ -299,11 +301,17 @@ class RequestReader:
             self.refusal = BadRequest(413, "more chunk extensions and trailers than body")
             self._break_off()
 
-    def room(self) -> int:
-        """How many bytes to feed at most, so that a long head, or many, can be stopped."""
+    def end_of_piece(self, data: bytes, start: int) -> int:
+        """How far to feed ``data`` from ``start``, so that a long head, or many, can be stopped."""
         if self.bypassing:
-            return self.length - self.body_bytes
-        return min(self.server.piece_bytes, self.server.settings.head_max_bytes - len(self.head))
+            return min(start + self.length - self.body_bytes, len(data))
+        room = min(self.server.piece_bytes, self.server.settings.head_max_bytes - len(self.head))
+        end = min(start + room, len(data))
+        if self.incoming is None and not self.head and data.startswith(_WITH_BODY, start):
+            # What follows this head is probably a body: let it begin a piece, and stay in one.
+            head = data.find(b"\r\n\r\n", start, end)
+            end = end if head < 0 else head + 4
+        return end
 
     def _break_off(self) -> None:
         """Nothing that follows can be understood."""

@@ -27,6 +27,7 @@ MISSES_MAX: Final = 8
 NO_BLOCK: Final = b"\n\n\n"
 """No block of fields ends so."""
 
+_LINE_END: Final = b"\r\n"
 _METHODS: Final = {b"GET": "GET", b"HEAD": "HEAD"}
 _PLAIN_TARGET: Final = bytes(range(0x21, 0x7F)).translate(None, b"#%")
 """What a target may consist of that needs no decoding: visible ASCII (RFC 9112 §3.2)."""
@@ -70,10 +71,15 @@ class RepeatedHead:
         return True
 
     def remember(self, data: bytes, scope: Scope) -> None:
-        """``data`` brought a head, which became ``scope`` and asked for nothing special."""
+        """``data`` brought a head, which became ``scope`` and asked for nothing special.
+
+        It must not begin with the end of something else: its first line would be taken for one of
+        the fields. The caller sees to bodies; empty lines (RFC 9112 §2.2) are looked for here.
+        """
         reader = self._reader
         if (
             self._misses >= MISSES_MAX
+            or data[0] in _LINE_END
             or reader.in_head
             or reader.incoming is not None
             or len(reader.waiting) != 1  # not alone
