@@ -110,8 +110,7 @@ class WebSocketConnection:
             server.log.info("WebSocket %r refused: %s", scope["path"], refused)
             self._deny().answer(refused.status, f"{refused}\n", refused.headers)
             return
-        limit = server.settings.limit_concurrency
-        if limit is not None and (len(server.tasks) >= limit or len(server.connections) > limit):
+        if server.is_full():
             self._deny().answer(503, "Service Unavailable")
             return
         scope["subprotocols"] = self._agreement.subprotocols
