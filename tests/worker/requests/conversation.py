@@ -344,15 +344,17 @@ async def in_a_row(arena: Arena, recorder: Recorder, rows: list[Row], name: str)
         meant(row, await converse(arena, recorder, row, [row.sent], most_answers(row)), "alone")
         for row in rows
     ]
+    seen = tuple(seen for outcome in alone for seen in outcome.seen)
+    expected = dataclasses.replace(alone[-1], seen=seen)
+    # An unknown method right behind another request may be taken for a malformed line.
+    also = dataclasses.replace(expected, status=400 if expected.status == 501 else expected.status)
     together = Row(
         " + ".join(row.name for row in rows),
         rows[-1].section,
         b"".join(row.sent for row in rows),
-        (),
+        (expected, also),
         interim=any(row.interim for row in rows),
     )
-    seen = tuple(seen for outcome in alone for seen in outcome.seen)
-    expected = dataclasses.replace(alone[-1], seen=seen)
     most = len(seen) + (expected.status is not None)
     for how, pieces in {
         "in one piece": [together.sent],
@@ -361,7 +363,7 @@ async def in_a_row(arena: Arena, recorder: Recorder, rows: list[Row], name: str)
         "in random pieces": shred(together.sent, random.Random(name)),
     }.items():
         got = await converse(arena, recorder, together, pieces, most)
-        check(together, expected, got, how)
+        same_kind(together, expected, got, how)
 
 
 async def warmed(arena: Arena, recorder: Recorder, row: Row, outcome: Outcome) -> None:
