@@ -473,6 +473,41 @@ def test_files_are_sent_by_path(run: Run, tmp_path: Path) -> None:
     run(test())
 
 
+def test_a_client_that_shuts_down_its_side_is_answered(run: Run) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        data = await read_body(receive)
+        await asyncio.sleep(0.05)
+        await respond(send, scope["path"].encode() + data)
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            for request in (GET, post(b"body"), GET + GET):
+                wire = await arena.connect()
+                await wire.write(request)
+                wire.writer.write_eof()
+                answers = await wire.read_to_end()
+                assert answers.count(b"HTTP/1.1 200 OK") == (2 if request == GET + GET else 1)
+                assert answers.count(b"connection: close") == 1
+            cut = await arena.connect()
+            await cut.write(post(b"body")[:-1])
+            cut.writer.write_eof()
+            assert await cut.read_to_end() == b""
+
+    async def ends(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async def end() -> None:
+        async with Arena(ends) as arena:
+            wire = await arena.connect()
+            await wire.write(GET)
+            wire.writer.write_eof()
+            assert await wire.read_to_end() == b""
+
+    run(test())
+    run(end())
+
+
 def test_refusals_are_logged_once(run: Run, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
 

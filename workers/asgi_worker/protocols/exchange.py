@@ -92,6 +92,7 @@ class Exchange:
     more_body = True  # more of the request body is to come from the client
     request_read = False  # the application was given the last of it
     disconnected = False
+    hung_up = False  # the client sends no more, but may still read
     expects_continue = False
     body: list[bytes] | None = None
     body_bytes = 0  # held in ``body``
@@ -150,6 +151,16 @@ class Exchange:
         if self.waiters:
             self._wake()
 
+    def hang_up(self) -> None:
+        """The client has closed its sending side, after the whole request.
+
+        Most clients that do so have gone, so an application that asks is told. One that does not
+        ask answers as ever, for a client may shut down its side and wait for the answer.
+        """
+        self.hung_up = True
+        if self.waiters:
+            self._wake()
+
     def forget_body(self) -> None:
         """Nobody will ask for what has arrived of the body."""
         self.body = None
@@ -182,6 +193,9 @@ class Exchange:
                 return {"type": "http.request", "body": b"", "more_body": False}
             if self.more_body:
                 self.source.want_body(self)
+            elif self.hung_up:
+                self.disconnect()  # it is told, so what it sends now is refused
+                return {"type": "http.disconnect"}
             waiter = asyncio.get_running_loop().create_future()
             if self.waiters is None:
                 self.waiters = [waiter]
@@ -281,6 +295,7 @@ class Exchange:
     def _failed(self, error: BaseException | None) -> None:
         """The application raised, or returned before its response was complete."""
         if self.disconnected and (error is None or is_disconnect(error)):
+            self.source.cut(self)
             return
         log = self.source.server.log
         scope = self.scope
@@ -291,9 +306,9 @@ class Exchange:
             log.error("%s: the application was cancelled", what)
         else:
             log.error("%s: exception in the application", what, exc_info=error)
-        if self.disconnected or self.phase == COMPLETE:
+        if self.phase == COMPLETE:
             return
-        if self.phase in (NOTHING, HEAD):
+        if self.phase in (NOTHING, HEAD) and not self.disconnected:
             self.answer(500, b"Internal Server Error")
         else:
             self.source.cut(self)

@@ -84,11 +84,21 @@ class HttpConnection:
         self.output.lost = True
         self.server.lost(self)
         self.waiting.clear()
+        exchange = self.exchange
+        if exchange is not None and exchange.phase >= BODY and self.server.access_log is not None:
+            self.server.record(exchange)  # it broke off, but there was a response
         self.disconnect()
         self.resume_writing()
 
-    def eof_received(self) -> None:
-        """The client has closed its side: the transport writes what it holds, then closes."""
+    def eof_received(self) -> bool:
+        """The client has closed its side. Whether the transport stays open for writing."""
+        exchanges = [*self.waiting] if self.exchange is None else [self.exchange, *self.waiting]
+        if self.closing or not exchanges or exchanges[-1].more_body:
+            return False
+        exchanges[-1].keep_alive = False
+        for exchange in exchanges:
+            exchange.hang_up()
+        return True
 
     def data_received(self, data: bytes) -> None:
         if self.closing:
@@ -268,10 +278,10 @@ class HttpConnection:
                 server.call_soon(self._advance)
         elif self.closing:
             pass
-        elif not exchange.more_body:
+        elif exchange.hung_up or not (exchange.more_body or server.draining):
             self._close()
         elif exchange.expects_continue or not exchange.keep_alive:
-            self._linger()  # the client may, or may not, still send the body
+            self._linger()  # the client may still send the body, or its next request
         else:
             exchange.forget_body()  # … and skip what is still to come of it
             self.resume_reading()
@@ -283,6 +293,8 @@ class HttpConnection:
 
     def cut(self, exchange: Exchange) -> None:
         """The response cannot be completed: close, or the client would take it for whole."""
+        if self.closing:
+            return
         self.closing = True
         self.output.flush()
         if exchange.remaining >= CHUNKED:  # what is missing tells
