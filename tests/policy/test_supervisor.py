@@ -244,6 +244,24 @@ def test_a_stop_kills_what_does_not_leave() -> None:
     assert stage.said_with("slot=0", "did not stop within 5 s")
 
 
+def test_a_stop_kills_a_template_that_does_not_leave() -> None:
+    stage = Stage(graceful_timeout_s=5)
+    stage.until(stage.full)
+    stage.host.templates[1].hung = True
+    assert 7 <= stage.stop() < 8, "it has a little longer than its workers"
+    assert stage.said_with("template gen=1", "did not stop within 5 s")
+
+
+def test_what_does_not_die_is_killed_again_and_again() -> None:
+    stage = Stage(workers=1, graceful_timeout_s=5)
+    stage.host.kills_wanted = 10
+    stage.script(Script.DEAF)
+    stage.until(stage.full)
+    assert 14 <= stage.stop() < 16
+    assert len(of(v.KillWorker, stage)) == 10
+    assert len(stage.said_with("did not stop")) == 2, "the worker, the template: each said once"
+
+
 @pytest.mark.parametrize("script", [Script.OBEDIENT, Script.HANGS])
 @pytest.mark.parametrize("turns", range(5))
 def test_a_stop_during_the_start(turns: int, script: Script) -> None:
