@@ -169,7 +169,7 @@ def test_the_scoreboard_tells_what_the_loop_does(run: Run) -> None:
             assert reading.requests == 3
             assert reading.connections == 2
             assert reading.errors == 0
-            time.sleep(0.3)  # noqa: ASYNC251 – the loop is to hang
+            time.sleep(0.6)  # noqa: ASYNC251 – the loop is to hang
             await arena.eventually(lambda: board.read(0).lag_ns > 150_000_000, "the lag shows")
             gate.set()
             await slow.read_response()
