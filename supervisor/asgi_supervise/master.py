@@ -127,15 +127,15 @@ LEVELS = {level.lower(): number for level, number in logging.getLevelNamesMappin
 def run(settings: Settings) -> int:
     """Be the master of ``settings`` until told to stop; returns the exit status of the process."""
     configure_logging(settings.log_level)
-    setproctitle(f"{settings.name}: master [{settings.app}]")
+    setproctitle(f"{settings.name}: master {settings.app}")
     with ExitStack() as open_things:
         try:
             master = _prepare(settings, open_things)
         except (privileges.PrivilegeError, PidFileError, UnsupportedSystem) as error:
-            log.error("%s", error)
+            log.critical("%s", error)
             return Exit.USAGE
         except (sockets.BindError, PidFileTaken) as error:
-            log.error("%s", error)
+            log.critical("%s", error)
             return Exit.BIND
         return master.run()
 

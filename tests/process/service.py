@@ -25,7 +25,7 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 40.0
-BAD = re.compile(r"\[BUG\]|\bERROR\b|Traceback|Exception|ResourceWarning")
+BAD = re.compile(r"\[BUG\]|\b(ERROR|CRITICAL)\b|Traceback|Exception|ResourceWarning")
 
 
 class Service:

@@ -104,7 +104,7 @@ class Template:
     def run(self) -> int:
         """The whole life; returns the exit status."""
         settings = self.blueprint.settings
-        setproctitle(f"{settings.name}: template gen={self.generation} [{settings.app}]")
+        setproctitle(f"{settings.name}: template gen={self.generation} {settings.app}")
         try:
             run_worker = self.prepare()
         except Exception as error:  # noqa: BLE001 - whatever it is, the master shall report it once
