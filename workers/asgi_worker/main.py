@@ -63,7 +63,7 @@ def run(
     """
     began = time.monotonic()
     atexit._clear()  # noqa: SLF001 – what came before the fork is for another process to run
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, _leave_it_to_the_master)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     faulthandler.enable()
     os.environ["ASGI_SUPERVISE_SLOT"] = str(slot)
@@ -94,6 +94,10 @@ def run(
     finally:
         _finish(loop)
     return status
+
+
+def _leave_it_to_the_master(*_: object) -> None:
+    """Ctrl-C reaches the whole group. ``SIG_IGN`` would pass to programs the application starts."""
 
 
 def new_loop(settings: WorkerSettings) -> asyncio.AbstractEventLoop:

@@ -120,7 +120,8 @@ class RequestReader:
         self.url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
+        # The parser strips what is before a value, but not what is behind it (RFC 9112 §5.1).
+        self.headers.append((name.lower(), value.rstrip()))
 
     def on_headers_complete(self) -> None:
         url, headers, parser, special = self.url, self.headers, self.parser, self.special
@@ -130,9 +131,6 @@ class RequestReader:
         scope = self.template.copy()
         scope["headers"] = headers
         scope["method"] = method = _METHODS.get(parser.get_method())
-        chunk = self.chunk
-        if b" \r\n" in chunk or b"\t" in chunk or self.head:
-            headers[:] = [(name, value.rstrip(b" \t")) for name, value in headers]
         scope["state"] = scope["state"].copy()
         scope["extensions"] = scope["extensions"].copy()
         found = [header for header in headers if header[0] in special]
