@@ -136,14 +136,13 @@ class RequestReader:
         found = [header for header in headers if header[0] in special]
         connection = self.connection
         exchange = Exchange(connection, connection.output, scope, self.should_keep_alive())
+        is_path = url[0] == _SLASH and b"%" not in url and b"#" not in url
         if (
-            len(found) == 1
+            is_path
+            and len(found) == 1
             and found[0][1] in self.hosts
             and method is not None
             and parser.get_http_version() == "1.1"
-            and url[0] == _SLASH
-            and b"%" not in url
-            and b"#" not in url
             and not self.head
             and len(headers) <= self.server.settings.head_max_fields
         ):
@@ -152,6 +151,12 @@ class RequestReader:
         else:
             try:
                 self._examine(exchange, url, found)
+                if is_path:
+                    set_path(scope, url)
+                else:
+                    request.read_target(scope, url)
+                if len(found) > 1:
+                    self._examine_fields(scope, dict(found))
             except BadRequest as refusal:
                 self._stop(refusal)
         self.incoming = exchange
@@ -205,34 +210,37 @@ class RequestReader:
         scope = exchange.scope
         settings = self.server.settings
         version = self.parser.get_http_version()
-        request.check_method(scope, self.parser.get_method())
+        if scope["method"] is None:
+            request.check_method(scope, self.parser.get_method())
         fields = dict(found)
         host = fields.get(b"host")
         if version == "1.0":
-            line = b"\n%b %b HTTP/1.0" % (self.parser.get_method(), url)
-            if line not in b"\n" + bytes(self.head) + self.chunk:
-                raise BadRequest(400, "another protocol than HTTP")  # llhttp knows RTSP and ICE
-            scope["http_version"] = version
-            if request.says_close(scope["headers"]):
-                exchange.keep_alive = False
+            self._examine_old(exchange, url)
         elif version != "1.1":
             raise BadRequest(505, f"HTTP/{version} is not spoken here")
         elif host is None:
             raise BadRequest(400, "no Host field")
         if len(fields) != len(found):
             request.check_repeated(found)
-        if host is not None:
+        if host is not None and host not in self.hosts:
             request.check_host(host)
             if len(self.hosts) < _HOSTS_MAX:
                 self.hosts.add(host)
         if len(scope["headers"]) > settings.head_max_fields:
             raise BadRequest(431, f"more than {settings.head_max_fields} header fields")
         self.head.clear()
-        request.read_target(scope, url)
-        self._examine_fields(scope, fields)
         self._examine_body(exchange, fields, version)
         if b"upgrade" in fields and self.parser.should_upgrade():
             self.upgrading = True
+
+    def _examine_old(self, exchange: Exchange, url: bytes) -> None:
+        """HTTP/1.0, or another protocol that the parser takes for it: it knows RTSP and ICE."""
+        line = b"\n%b %b HTTP/1.0" % (self.parser.get_method(), url)
+        if line not in b"\n" + bytes(self.head) + self.chunk:
+            raise BadRequest(400, "another protocol than HTTP")
+        exchange.scope["http_version"] = "1.0"
+        if request.says_close(exchange.scope["headers"]):
+            exchange.keep_alive = False
 
     def _examine_fields(self, scope: Scope, fields: dict[bytes, bytes]) -> None:
         """Fields that change what the application is told."""
