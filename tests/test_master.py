@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.host.fake import FakeHost, Script
 
 from asgi_supervise import master
 from asgi_supervise.control.status import WorkerStatus
@@ -19,6 +18,7 @@ from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.health import Rules
 from asgi_supervise.policy.supervisor import Supervisor
 from asgi_worker.scoreboard import Scoreboard, State, Word
+from tests.host.fake import FakeHost, Script
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from tests.autobahn.__main__ import CASES, NON_STRICT_MAX, judge
 
 

@@ -14,8 +14,9 @@ import sys
 from typing import cast
 
 import uvloop
-from tests.benchmarks.app import CHUNK, CHUNKS, HELLO, MEBIBYTE
 from websockets.speedups import apply_mask
+
+from tests.benchmarks.app import CHUNK, CHUNKS, HELLO, MEBIBYTE
 
 _COMMON = b"server: raw\r\ndate: Sun, 01 Nov 2026 00:00:00 GMT\r\ncontent-type: text/plain\r\n"
 _OK = b"HTTP/1.1 200 OK\r\n" + _COMMON

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.frameworks.serving import Witness, witnessing
 
 MIB = 1024 * 1024

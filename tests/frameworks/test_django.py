@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.frameworks.serving import PATIENCE_S, ROOT, WORKERS, Site, Witness, serving
 
 pytestmark = pytest.mark.process

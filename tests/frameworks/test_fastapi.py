@@ -12,9 +12,10 @@ from uuid import uuid4
 
 import httpx
 import pytest
-from tests.frameworks.serving import PATIENCE_S, WORKERS, Site, Witness, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+
+from tests.frameworks.serving import PATIENCE_S, WORKERS, Site, Witness, serving
 
 pytestmark = pytest.mark.process
 

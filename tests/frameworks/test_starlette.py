@@ -13,10 +13,11 @@ from pathlib import Path
 
 import httpx
 import pytest
-from tests.frameworks.serving import PATIENCE_S, WORKERS, Site, Witness, serving
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
+
+from tests.frameworks.serving import PATIENCE_S, WORKERS, Site, Witness, serving
 
 pytestmark = pytest.mark.process
 

@@ -12,15 +12,14 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.host import standin
-from tests.host.fake import FakeHost, Script
-
 from asgi_supervise.host import sockets
 from asgi_supervise.host.system import Host, PosixHost
 from asgi_supervise.host.template import Blueprint
 from asgi_supervise.policy import vocabulary as v
 from asgi_worker.contract import WorkerSettings
 from asgi_worker.scoreboard import Scoreboard, State
+from tests.host import standin
+from tests.host.fake import FakeHost, Script
 
 SLOTS = 4
 PATIENCE_S = 20.0

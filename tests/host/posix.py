@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from asgi_supervise.host import signals
+from asgi_supervise.policy import vocabulary as v
 from tests.host import contract
 from tests.host.contract import Stage
 from tests.host.fake import Script
-
-from asgi_supervise.host import signals
-from asgi_supervise.policy import vocabulary as v
 
 
 def descriptors(pid: int | str = "self") -> list[str]:

@@ -7,8 +7,6 @@ import signal
 import socket
 from types import FrameType
 
-from tests.host.fake import Script
-
 from asgi_worker.contract import (
     LONGEST_MESSAGE_BYTES,
     BootFailed,
@@ -20,6 +18,7 @@ from asgi_worker.contract import (
     encode,
 )
 from asgi_worker.scoreboard import Scoreboard, State, Word
+from tests.host.fake import Script
 
 SCRIPTS = "STANDIN_SCRIPTS"
 """Environment variable: the script of each slot, by name."""

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from tests.host import contract, posix
 from tests.host.fake import FakeHost
 

@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.host.test_contract import ROOT
 
 from asgi_supervise.host.pidfile import PidFile, PidFileError, PidFileTaken
+from tests.host.test_contract import ROOT
 
 HOLD = """
 import sys

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.host.fake import Deadlock, FakeHost, Script
-
 from asgi_supervise.master import Master
 from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.health import Rules
@@ -13,6 +11,7 @@ from asgi_supervise.policy.lifecycle import Service
 from asgi_supervise.policy.sizing import slots_to_make
 from asgi_supervise.policy.supervisor import Supervisor
 from asgi_worker.scoreboard import Scoreboard
+from tests.host.fake import Deadlock, FakeHost, Script
 
 MOST_TURNS = 3000
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.host.fake import Script
-from tests.policy.stage import Stage
 
 from asgi_supervise.policy import vocabulary as v
+from tests.host.fake import Script
+from tests.policy.stage import Stage
 
 Happening = Callable[[Stage], None]
 GRACEFUL_S = 5.0

@@ -10,10 +10,10 @@ import random
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from tests.host.fake import Script
-from tests.policy.stage import Stage
 
 from asgi_supervise.policy import vocabulary as v
+from tests.host.fake import Script
+from tests.policy.stage import Stage
 
 GRACEFUL_S = 5.0
 SLOTS = st.integers(0, 3)

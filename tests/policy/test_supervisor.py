@@ -3,11 +3,11 @@ from __future__ import annotations
 import math
 
 import pytest
-from tests.host.fake import Script
-from tests.policy.stage import Stage
 
 from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.lifecycle import Service
+from tests.host.fake import Script
+from tests.policy.stage import Stage
 
 
 def of(kind: type[v.Act], stage: Stage) -> list[v.Act]:

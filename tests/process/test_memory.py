@@ -7,6 +7,7 @@ import time
 
 import psutil
 import pytest
+
 from tests.process.floods import PIECE
 from tests.process.service import Service, connected
 

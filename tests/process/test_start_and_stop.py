@@ -12,6 +12,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+
 from tests.process.service import Service, answer, connected, request, send, until
 
 pytestmark = pytest.mark.process

@@ -6,6 +6,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
+
 from tests.worker.serving import LoopKind, run_on
 
 Run = Callable[[Coroutine[Any, Any, None]], None]

@@ -17,9 +17,9 @@ import pytest
 import uvloop
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.worker.access_lines import LINE, note, noted, numbers
 
 from asgi_worker.access_log import AccessLog
+from tests.worker.access_lines import LINE, note, noted, numbers
 
 
 @pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])

@@ -12,9 +12,9 @@ from collections.abc import Iterator
 
 import pytest
 import uvloop
-from tests.worker.access_lines import note, noted, numbers
 
 from asgi_worker.access_log import BACKLOG_BYTES, AccessLog
+from tests.worker.access_lines import note, noted, numbers
 
 
 @pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])

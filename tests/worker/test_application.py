@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.worker.modules import Place, modules_forgotten
 
 from asgi_worker.application import Application
+from tests.worker.modules import Place, modules_forgotten
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.worker.modules import Place, modules_forgotten
 
 from asgi_worker.application import BootError, load
 from asgi_worker.contract import WorkerSettings
+from tests.worker.modules import Place, modules_forgotten
 
 
 @pytest.fixture

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.worker.proxied import PEER, applied, client_of, host_of
 
 from asgi_worker.protocols.forwarded import REMEMBERED, TrustedProxies
+from tests.worker.proxied import PEER, applied, client_of, host_of
 
 UNUSUAL_HOSTS = (
     "evil/",

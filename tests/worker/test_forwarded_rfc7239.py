@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.worker.proxied import LOCAL, PEER, applied, client_of, host_of
 
 from asgi_worker.protocols.forwarded import MOST_HOPS
+from tests.worker.proxied import LOCAL, PEER, applied, client_of, host_of
 
 FORWARDED = [
     ("for=192.0.2.1", {"client": ("192.0.2.1", 0)}),

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.worker.conftest import Run
-from tests.worker.serving import Arena, Wire
 
 from asgi_worker.application import Receive, Scope, Send
+from tests.worker.conftest import Run
+from tests.worker.serving import Arena, Wire
 
 MIB = 1024 * 1024
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"

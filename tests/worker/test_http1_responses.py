@@ -6,11 +6,11 @@ import logging
 from typing import Any
 
 import pytest
-from tests.worker.conftest import Run
-from tests.worker.serving import Arena
 
 from asgi_worker.application import Message, Receive, Scope, Send
 from asgi_worker.protocols.exchange import ClientDisconnected
+from tests.worker.conftest import Run
+from tests.worker.serving import Arena
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 CLOSE = b"GET / HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n"

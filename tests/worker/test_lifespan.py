@@ -11,9 +11,9 @@ from typing import Any, cast
 import pytest
 import uvloop
 from starlette.applications import Starlette
-from tests.worker.lives import Mode, fails, lifespan_of, logged, polite
 
 from asgi_worker.application import Application, BootError, Receive, Scope, Send
+from tests.worker.lives import Mode, fails, lifespan_of, logged, polite
 
 
 @pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])

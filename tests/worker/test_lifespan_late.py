@@ -11,10 +11,10 @@ from typing import Any, cast
 import pytest
 import uvloop
 from starlette.applications import Starlette
-from tests.worker.lives import Mode, fails, lifespan_of, logged, polite
 
 from asgi_worker.application import Application, Receive, Scope, Send
 from asgi_worker.lifespan import waits_at
+from tests.worker.lives import Mode, fails, lifespan_of, logged, polite
 
 
 @pytest.fixture(params=[uvloop.new_event_loop, asyncio.new_event_loop], ids=["uvloop", "asyncio"])

@@ -12,6 +12,8 @@ import random
 import socket
 
 import pytest
+
+from asgi_worker.application import Receive, Scope, Send
 from tests.worker.conftest import Run
 from tests.worker.requests import ROWS, Row
 from tests.worker.requests.conversation import (
@@ -24,8 +26,6 @@ from tests.worker.requests.conversation import (
     warmed,
 )
 from tests.worker.serving import Arena
-
-from asgi_worker.application import Receive, Scope, Send
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.name for row in ROWS])

@@ -8,6 +8,7 @@ piece had come on a connection of its own.
 from __future__ import annotations
 
 import pytest
+
 from tests.worker.conftest import Run
 from tests.worker.requests.conversation import BODY_LIMIT_BYTES, Recorder, converse
 from tests.worker.requests.row import row

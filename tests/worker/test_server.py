@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.worker.conftest import Run
-from tests.worker.serving import Arena, Wire
 
 from asgi_worker.application import Receive, Scope, Send
 from asgi_worker.contract import WorkerSettings
 from asgi_worker.scoreboard import Scoreboard, State
 from asgi_worker.server import Server
+from tests.worker.conftest import Run
+from tests.worker.serving import Arena, Wire
 
 
 async def respond(send: Send, data: bytes = b"x") -> None:

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import websockets
+
+from asgi_worker.access_log import AccessLog
+from asgi_worker.application import Receive, Send
 from tests.worker.conftest import Run
 from tests.worker.frames_by_hand import (
     BINARY,
@@ -24,9 +27,6 @@ from tests.worker.frames_by_hand import (
 )
 from tests.worker.serving import Arena
 from tests.worker.websocket_apps import ACCEPT, Noted, disconnect, echo, sends
-
-from asgi_worker.access_log import AccessLog
-from asgi_worker.application import Receive, Send
 
 MESSAGES: list[str | bytes] = [
     "",

@@ -11,6 +11,11 @@ from typing import Any
 
 import pytest
 import websockets
+from websockets.exceptions import ConnectionClosed
+
+from asgi_worker.application import Receive, Send
+from asgi_worker.protocols.exchange import ClientDisconnected
+from asgi_worker.protocols.frames import FrameReader
 from tests.worker.conftest import Run
 from tests.worker.frames_by_hand import (
     BINARY,
@@ -29,11 +34,6 @@ from tests.worker.frames_by_hand import (
 )
 from tests.worker.serving import Arena
 from tests.worker.websocket_apps import ACCEPT, Noted, disconnect, echo, sends
-from websockets.exceptions import ConnectionClosed
-
-from asgi_worker.application import Receive, Send
-from asgi_worker.protocols.exchange import ClientDisconnected
-from asgi_worker.protocols.frames import FrameReader
 
 CODES = [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4999]
 

@@ -7,11 +7,11 @@ import zlib
 from typing import Any
 
 import pytest
-from tests.worker.frames_by_hand import BINARY, FIN, RSV1, frame
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 
 from asgi_worker.protocols.deflate import Deflate
 from asgi_worker.protocols.frames import FrameReader, Violation
+from tests.worker.frames_by_hand import BINARY, FIN, RSV1, frame
 
 ROOM = 1_000_000
 TAIL = b"\x00\x00\xff\xff"

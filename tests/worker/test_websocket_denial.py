@@ -6,13 +6,13 @@ import logging
 from typing import Any
 
 import pytest
+
+from asgi_worker.application import Message, Receive, Scope, Send
+from asgi_worker.protocols.exchange import ClientDisconnected
 from tests.worker.conftest import Run
 from tests.worker.frames_by_hand import close, handshake, open_websocket
 from tests.worker.serving import Arena
 from tests.worker.websocket_apps import ACCEPT, Noted, disconnect, echo, sends
-
-from asgi_worker.application import Message, Receive, Scope, Send
-from asgi_worker.protocols.exchange import ClientDisconnected
 
 
 def start(status: int = 401, *headers: tuple[bytes, bytes]) -> Message:

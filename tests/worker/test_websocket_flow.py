@@ -8,6 +8,8 @@ import zlib
 from typing import Any
 
 import pytest
+
+from asgi_worker.application import Message, Receive, Send
 from tests.worker.conftest import Run
 from tests.worker.frames_by_hand import (
     BINARY,
@@ -26,8 +28,6 @@ from tests.worker.frames_by_hand import (
 )
 from tests.worker.serving import Arena
 from tests.worker.websocket_apps import ACCEPT, Noted, echo
-
-from asgi_worker.application import Message, Receive, Send
 
 MEBIBYTE = 1024 * 1024
 

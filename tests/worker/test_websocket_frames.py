@@ -12,6 +12,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from websockets.extensions.permessage_deflate import PerMessageDeflate
+
+from asgi_worker.protocols import frames
+from asgi_worker.protocols.deflate import Deflate
+from asgi_worker.protocols.frames import FrameReader, Violation
 from tests.worker.frames_by_hand import (
     BINARY,
     CLOSE,
@@ -25,11 +30,6 @@ from tests.worker.frames_by_hand import (
     frame,
     text,
 )
-from websockets.extensions.permessage_deflate import PerMessageDeflate
-
-from asgi_worker.protocols import frames
-from asgi_worker.protocols.deflate import Deflate
-from asgi_worker.protocols.frames import FrameReader, Violation
 
 LIMIT_BYTES = 70_000
 

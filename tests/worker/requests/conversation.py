@@ -10,10 +10,9 @@ import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Self
 
+from asgi_worker.application import Message, Receive, Scope, Send
 from tests.worker.requests.row import Outcome, Row, Seen
 from tests.worker.serving import PATIENCE_S, Arena
-
-from asgi_worker.application import Message, Receive, Scope, Send
 
 BODY_LIMIT_BYTES = 100_000
 AFTER = b"GET /after?x HTTP/1.1\r\nHost: after\r\n\r\n"
