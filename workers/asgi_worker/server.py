@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 from asyncio import AbstractEventLoop, Task
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import Context, copy_context
 from email.utils import formatdate
 from types import CoroutineType
@@ -28,12 +28,13 @@ from asgi_worker.scoreboard import State, Word
 
 if TYPE_CHECKING:
     from asgi_worker.access_log import AccessLog
-    from asgi_worker.application import Application, Scope
+    from asgi_worker.application import Application, Receive, Scope, Send
     from asgi_worker.contract import WorkerSettings
     from asgi_worker.protocols.exchange import Exchange
     from asgi_worker.protocols.http1_output import Output
 
 Address = tuple[str, int | None]
+Done = Callable[[Task[None]], None]
 TICK_S: Final = 0.25
 """Often enough to be missed soon, seldom enough that an idle worker costs next to nothing."""
 SWEEP_TICKS: Final = 4
@@ -164,16 +165,25 @@ class Server:
 
     # For the connections.
 
-    def new_task(self, call: Any) -> asyncio.Task[None]:
-        """Run what an application returned as a task: at once up to its first wait where Python can
-        (≥ 3.12).
+    def call(self, scope: Scope, receive: Receive, send: Send, done: Done) -> None:
+        """Call the application as a task, at once up to its first wait where Python can (≥ 3.12).
 
-        Each task gets a context of its own made from the server's, so that nothing set by one
-        request is seen by another. Whoever calls adds an unfinished task to ``tasks``.
+        ``done`` gets the task when it has ended – before this returns, if it never waited. Until
+        then the task is among ``tasks``; ``done`` takes it out. Each has a context of its own made
+        from the server's, so that nothing set by one request is seen by another.
         """
+        try:
+            call: Any = self.app(scope, receive, send)
+        except Exception as error:  # noqa: BLE001 – a callable that is no application
+            call = _fail(error)
         if type(call) is not CoroutineType and not asyncio.iscoroutine(call):
             call = _await(call)
-        return _task(call, self.loop, self._context.copy())
+        task = _task(call, self.loop, self._context.copy())
+        if task.done():
+            done(task)
+        else:
+            self.tasks.add(task)
+            task.add_done_callback(done)
 
     def call_soon(self, callback: Any, *args: Any) -> None:
         """``loop.call_soon`` in the server's context, not in that of the request at work now."""
@@ -190,14 +200,6 @@ class Server:
         for output in outputs:
             output.flush()
 
-    def start(self, coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run ``coroutine`` as a task that the server keeps, and waits for when draining."""
-        task = self.new_task(coroutine)
-        if not task.done():
-            self.tasks.add(task)
-            task.add_done_callback(self.tasks.discard)
-        return task
-
     def is_full(self) -> bool:
         """Whether ``limit_concurrency`` connections or requests are there already."""
         limit = self.limit_concurrency
@@ -207,11 +209,10 @@ class Server:
         """What requests on ``transport`` have in common; whether its peer is a trusted proxy."""
         scope = self._base_scope.copy()
         peer = transport.get_extra_info("peername")
+        host = None
         if isinstance(peer, tuple):
             scope["client"] = peer[:2]
             host = peer[0]
-        else:
-            host = None
         scope["server"] = _address(transport.get_extra_info("sockname")) if local is None else local
         return scope, self.trusted is not None and self.trusted.trusts(host)
 
@@ -379,8 +380,7 @@ class Server:
 def _address(name: object) -> Address:
     """What ``getsockname(2)`` said, as ASGI has it: host and port, or path and ``None``."""
     if isinstance(name, tuple):
-        host, port = name[:2]
-        return host, port
+        return name[0], name[1]
     return os.fsdecode(name) if isinstance(name, bytes | str) else "", None
 
 
@@ -388,6 +388,10 @@ def _fixed_address(listener: socket.socket) -> Address | None:
     """The local address of all its connections, if it is the same for all of them."""
     address = _address(listener.getsockname())
     return None if address[0] in ("0.0.0.0", "::") else address
+
+
+async def _fail(error: Exception) -> None:
+    raise error
 
 
 async def _await(awaitable: Any) -> None:

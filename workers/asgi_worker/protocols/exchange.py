@@ -113,16 +113,7 @@ class Exchange:
 
     def start(self, server: Server) -> None:
         """Call the application. What it does is logged and answered for; nothing is raised."""
-        try:
-            task = server.new_task(server.app(self.scope, self.receive, self.send))
-        except Exception as error:  # noqa: BLE001 – a callable that is no application
-            self._failed(error)
-            return
-        if task.done():
-            self._done(task)
-        else:
-            server.tasks.add(task)
-            task.add_done_callback(self._done)
+        server.call(self.scope, self.receive, self.send, self._done)
 
     # What the connection says.
 

@@ -11,7 +11,7 @@ import asyncio
 import math
 import os
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from asgi_worker.protocols import frames, handshake
 from asgi_worker.protocols.exchange import ClientDisconnected, is_disconnect
@@ -119,17 +119,7 @@ class WebSocketConnection:
             self.data_received(data)
         if server.draining:
             self.drain(successor=True)
-        try:
-            call: Any = server.app(scope, self._incoming.receive, self.send)
-            task = server.new_task(call)
-        except Exception as error:  # noqa: BLE001 – a callable that is no application
-            self._application_ended(error)
-            return
-        if task.done():
-            self._done(task)
-        else:
-            server.tasks.add(task)
-            task.add_done_callback(self._done)
+        server.call(scope, self._incoming.receive, self.send, self._done)
 
     # The transport calls (data_received is an attribute: the queue's, without a detour).
 
