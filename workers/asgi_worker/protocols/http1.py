@@ -160,7 +160,8 @@ class HttpConnection:
             end = reader.end_of_piece(data, start)
             before = bytes(reader.head)
             left = reader.length - body_bytes
-            piece: Data = memoryview(data)[start:end] if reader.bypassing else data[start:end]
+            in_body = incoming is not None and left > 0
+            piece: Data = memoryview(data)[start:end] if in_body else data[start:end]
         else:
             piece = data
         reader.chunk = piece
@@ -181,8 +182,9 @@ class HttpConnection:
             if reader.head_unfinished(piece):
                 self.deadline = self.server.now + self.server.settings.head_timeout_s
         elif reader.incoming is not None:
-            grown = reader.body_bytes - body_bytes
-            reader.body_unfinished(len(piece) - grown if reader.incoming is incoming else 0)
+            overhead = len(piece) - (reader.body_bytes - body_bytes)
+            is_same = reader.incoming is incoming
+            reader.body_unfinished(overhead if is_same else 0, len(data) - end)
         else:
             return end
         if reader.refusal is not None:

@@ -294,12 +294,14 @@ class RequestReader:
             self._break_off()
         return begun
 
-    def body_unfinished(self, overhead_bytes: int) -> None:
-        """A body goes on; so much of what was read last was none of it. May set ``refusal``.
+    def body_unfinished(self, overhead_bytes: int, rest_bytes: int) -> None:
+        """A body goes on. May set ``refusal``.
 
-        What is left of a long body whose length is known needs no parser, which would only copy it.
+        ``overhead_bytes`` of what was fed last were none of it; ``rest_bytes`` will be fed next.
+
+        What is to come of a long body whose length is known needs no parser, which would copy it.
         """
-        if self.length - self.body_bytes > _PARSED_BODY_BYTES:
+        if self.length - self.body_bytes > max(rest_bytes, _PARSED_BODY_BYTES):
             self.bypassing = True
             self.feed = self._feed_body
         self.overhead_bytes += overhead_bytes
@@ -309,7 +311,7 @@ class RequestReader:
 
     def end_of_piece(self, data: bytes, start: int) -> int:
         """How far to feed ``data`` from ``start``, so that a long head, or many, can be stopped."""
-        if self.bypassing:
+        if self.incoming is not None and self.length:
             return min(start + self.length - self.body_bytes, len(data))
         room = min(self.server.piece_bytes, self.server.settings.head_max_bytes - len(self.head))
         end = min(start + room, len(data))
