@@ -67,6 +67,37 @@ def test_time_limits(run: Run) -> None:
     assert seen == ["http.disconnect"]
 
 
+def test_no_limit_is_one_on_the_application(run: Run) -> None:
+    limits = {"head_timeout_s": 0.5, "body_timeout_s": 0.5, "keep_alive_timeout_s": 0.5}
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if (b"expect", b"100-continue") in scope["headers"]:
+            await asyncio.sleep(2.5)
+        data = await read_body(receive)
+        await asyncio.sleep(2.5)
+        await respond(send, data)
+
+    async def test() -> None:
+        async with Arena(app, **limits) as arena:
+            patient = await arena.connect()
+            await patient.write(post(b"hello", "Expect: 100-continue")[:-5])
+            requests = (GET, post(b"hello"), chunked(b"hello"), post(bytes(100_000)))
+            wires = [await arena.connect() for _ in requests]
+            for wire, request in zip(wires, requests, strict=True):
+                await wire.write(request[:-1])
+                await asyncio.sleep(0.01)
+                await wire.write(request[-1:])
+            for wire, request in zip(wires, requests, strict=True):
+                line, _, data = await wire.read_response()
+                assert line == b"HTTP/1.1 200 OK"
+                assert request.endswith(data) or data == b"hello"
+            assert await patient.read_until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+            await patient.write(b"hello")
+            assert (await patient.read_response())[2] == b"hello"
+
+    run(test())
+
+
 def test_dripping_does_not_extend_the_time_for_a_head(run: Run) -> None:
     async def test() -> None:
         async with Arena(echo, head_timeout_s=0.5) as arena:

@@ -216,18 +216,17 @@ class HttpConnection:
         websocket.upgrade(self.server, self.transport, scope, rest)
 
     def _body_unfinished(self) -> None:
+        """A body goes on: the client has a while for its next piece, unless it waits for us."""
         reader = self.reader
+        incoming = reader.incoming
+        if incoming is None:
+            return
         limit_s = self.server.settings.body_timeout_s
-        if limit_s is None or self.read_paused:
+        if limit_s is None or self.read_paused or incoming.expects_continue:
             self.deadline = INFINITY
         else:
             self.deadline = self.server.now + limit_s
-        incoming = reader.incoming
-        if (
-            incoming is not None
-            and incoming.phase == COMPLETE
-            and reader.body_bytes > DISCARD_MAX_BYTES
-        ):
+        if incoming.phase == COMPLETE and reader.body_bytes > DISCARD_MAX_BYTES:
             self._linger()
 
     # Exchanges, one after the other.
@@ -289,9 +288,11 @@ class HttpConnection:
             self.resume_reading()
             self._body_unfinished()
 
-    def idle(self) -> None:
-        """The request that was being skipped has ended."""
-        self.deadline = self.server.idle_deadline
+    def received(self, exchange: Exchange) -> None:
+        """The request is complete: from now on it is the application that takes its time."""
+        self.deadline = self.server.idle_deadline if exchange.phase == COMPLETE else INFINITY
+        if self.read_paused:
+            self.resume_reading()
 
     def cut(self, exchange: Exchange) -> None:
         """The response cannot be completed: close, or the client would take it for whole."""
@@ -352,7 +353,7 @@ class HttpConnection:
             reader.refusal = BadRequest(408, "the request body did not arrive in time")
             reader.incoming.disconnect()
             self._refuse()
-        else:
+        elif self.exchange is None:
             self._close()
 
     def drain(self, successor: bool) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import httptools
 
 from asgi_worker.protocols import request
-from asgi_worker.protocols.exchange import BODY_HIGH_WATER_BYTES, COMPLETE, Exchange
+from asgi_worker.protocols.exchange import BODY_HIGH_WATER_BYTES, Exchange
 from asgi_worker.protocols.request import BadRequest
 
 if TYPE_CHECKING:
@@ -182,13 +182,10 @@ class RequestReader:
             self.headers = []
         incoming = self.incoming
         self.incoming = None
+        self.length = self.body_bytes = self.overhead_bytes = 0
         if incoming is not None:
             incoming.end()
-            if incoming.phase == COMPLETE:
-                self.connection.idle()
-        if self.body_bytes:
-            self.length = self.body_bytes = self.overhead_bytes = 0
-            self.connection.resume_reading()
+            self.connection.received(incoming)
 
     def _feed_body(self, data: Data) -> None:
         """Stands in for the parser until ``length`` bytes of body have arrived; raises like it.
