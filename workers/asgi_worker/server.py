@@ -38,13 +38,11 @@ Done = Callable[[Task[None]], None]
 TICK_S: Final = 0.25
 """Often enough to be missed soon, seldom enough that an idle worker costs next to nothing."""
 SWEEP_TICKS: Final = 4
-SETTLE_S: Final = 0.05
-"""How often a draining server looks whether all requests have ended."""
+SETTLE_S: Final = 0.05  # how often a draining server looks whether all requests have ended
 PIECE_BYTES: Final = 16 * 1024
 NOTICE_S: Final = 2.0
 """Applications are told that their clients are gone so long before they are cancelled, at most."""
-CANCEL_S: Final = 0.5
-"""How long a cancelled application may take to end."""
+CANCEL_S: Final = 0.5  # for a cancelled application to end
 _WRITELINES_PAUSES: Final = sys.version_info >= (3, 13, 2)
 """Before, asyncio's ``writelines()`` never called ``pause_writing()`` (CVE-2024-12254)."""
 
@@ -186,7 +184,7 @@ class Server:
             task.add_done_callback(done)
 
     def call_soon(self, callback: Any, *args: Any) -> None:
-        """``loop.call_soon`` in the server's context, not in that of the request at work now."""
+        """``loop.call_soon`` in the server's context, not in that of a request."""
         self.loop.call_soon(callback, *args, context=self._context)
 
     def flush_soon(self, output: Output) -> None:
@@ -229,7 +227,7 @@ class Server:
     def record(self, exchange: Exchange) -> None:
         """Write the access-log line of a complete response; there is an access log."""
         scope = exchange.scope
-        target = scope["raw_path"].decode("latin-1")
+        target = (scope["raw_path"] or b"").decode("latin-1")
         if scope["query_string"]:
             target = f"{target}?{scope['query_string'].decode('latin-1')}"
         self.access_log.record(  # type: ignore[union-attr]
@@ -335,6 +333,8 @@ class Server:
                     await self.loop.connect_accepted_socket(self._connection, accepted)
             listener.close()
         self._sockets.clear()
+        for _ in range(4):  # turns within which what was accepted by then is registered
+            await asyncio.sleep(0)
 
     async def _settle(self, deadline: float) -> bool:
         """Wait until no connection and no task is left, or ``deadline``. Whether all have ended."""

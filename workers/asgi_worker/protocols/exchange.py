@@ -94,6 +94,7 @@ class Exchange:
     disconnected = False
     hung_up = False  # the client sends no more, but may still read
     expects_continue = False
+    is_head = False  # whatever the application makes of the scope
     body: list[bytes] | None = None
     body_bytes = 0  # held in ``body``
     status = 0

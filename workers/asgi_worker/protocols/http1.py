@@ -101,9 +101,9 @@ class HttpConnection:
         return True
 
     def data_received(self, data: bytes) -> None:
-        if self.closing:
-            return  # lingering: read, so that the client can read, and dropped
         reader = self.reader
+        if self.closing or reader.refusal is not None:
+            return  # read, so that the client can read, and dropped
         if self.stash or reader.head or len(data) > self.server.piece_bytes:
             self._parse_in_pieces(data)
             return
@@ -206,20 +206,14 @@ class HttpConnection:
         self.reader.incoming = None
         self.closing = True
         self.server.connections.discard(self)
-        scope = exchange.scope
-        scope["type"] = "websocket"
-        scope["scheme"] = "wss" if scope["scheme"] in ("https", "wss") else "ws"
-        scope["extensions"] = {
-            "websocket.http.response": {},
-            "asgi_supervise": scope["extensions"]["asgi_supervise"],
-        }
-        websocket.upgrade(self.server, self.transport, scope, rest)
+        request.make_websocket(exchange.scope)
+        websocket.upgrade(self.server, self.transport, exchange.scope, rest)
 
     def _body_unfinished(self) -> None:
         """A body goes on: the client has a while for its next piece, unless it waits for us."""
         reader = self.reader
         incoming = reader.incoming
-        if incoming is None:
+        if incoming is None or self.closing:
             return
         limit_s = self.server.settings.body_timeout_s
         if limit_s is None or self.read_paused or incoming.expects_continue:
@@ -275,11 +269,13 @@ class HttpConnection:
         self.exchange = None
         if exchange.keep_alive and not exchange.more_body:
             self.deadline = server.idle_deadline
+            if self.reader.in_head:
+                self.deadline = server.now + server.settings.head_timeout_s
             if self.waiting or self.reader.refusal is not None or self.stash:
                 server.call_soon(self._advance)
         elif self.closing:
             pass
-        elif exchange.hung_up or not (exchange.more_body or server.draining):
+        elif exchange.hung_up or not (exchange.more_body or server.draining or self._has_more()):
             self._close()
         elif exchange.expects_continue or not exchange.keep_alive:
             self._linger()  # the client may still send the body, or its next request
@@ -294,15 +290,16 @@ class HttpConnection:
         if self.read_paused:
             self.resume_reading()
 
+    def _has_more(self) -> bool:
+        """Whether the client has sent more than the request that was answered."""
+        return bool(self.waiting or self.stash or self.read_paused or self.reader.in_head)
+
     def cut(self, exchange: Exchange) -> None:
         """The response cannot be completed: close, or the client would take it for whole."""
         if self.closing:
             return
-        self.closing = True
-        self.output.flush()
-        if exchange.remaining >= CHUNKED:  # what is missing tells
-            self.transport.close()
-        else:
+        self._close()
+        if exchange.remaining < CHUNKED:  # else what is missing tells
             self.transport.abort()
 
     # Ends.
@@ -320,7 +317,7 @@ class HttpConnection:
         self.server.log.info(
             "request from %s refused: %s (%d)", who, refusal.reason, refusal.status
         )
-        if exchange is None or exchange.phase < BODY:
+        if not self.reader.was_answered and (exchange is None or exchange.phase < BODY):
             self.output.flush()
             self.transport.write(request.refusal(refusal.status, self.server.defaults))
         self._linger()
@@ -329,6 +326,7 @@ class HttpConnection:
         """Close, but read on for a while what the client still sends (RFC 9112 §9.6)."""
         self.closing = True
         self.output.flush()
+        self.stash = b""
         self.resume_reading()
         self.deadline = self.server.now + LINGER_S
         if self.transport.can_write_eof():
@@ -338,19 +336,25 @@ class HttpConnection:
 
     def _close(self) -> None:
         self.closing = True
+        self.deadline = self.server.now + LINGER_S
         self.output.flush()
         self.transport.close()
 
     def expire(self, now: float) -> None:
         """The deadline has passed: of lingering, idling, or a head or body that does not come."""
         reader = self.reader
-        if self.closing:
+        if self.output.is_flowing(now):
+            self.deadline = now + LINGER_S
+        elif self.closing or self.output.unsent_bytes:
             self.transport.abort()
+        elif self.read_paused and reader.incoming is None:
+            self.deadline = now + self.server.settings.head_timeout_s  # it waits for us
         elif reader.in_head:
             reader.refusal = BadRequest(408, "the request head did not arrive in time")
             self._refuse()
         elif reader.incoming is not None:
             reader.refusal = BadRequest(408, "the request body did not arrive in time")
+            reader.was_answered = reader.incoming.phase == COMPLETE
             reader.incoming.disconnect()
             self._refuse()
         elif self.exchange is None:
@@ -362,7 +366,9 @@ class HttpConnection:
         self.repeated.forget()
         exchange = self.exchange
         if exchange is None:
-            if not self.reader.in_head and self.reader.incoming is None:
+            if self.reader.incoming is not None:
+                self._linger()  # what is left of a body that was answered
+            elif not self.reader.in_head:
                 self.deadline = min(self.deadline, self.server.now + LINGER_S)
         elif exchange.phase < BODY:
             exchange.keep_alive = False

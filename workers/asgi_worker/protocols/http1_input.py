@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import httptools
 
 from asgi_worker.protocols import request
-from asgi_worker.protocols.exchange import BODY_HIGH_WATER_BYTES, Exchange
+from asgi_worker.protocols.exchange import BODY_HIGH_WATER_BYTES, COMPLETE, Exchange
 from asgi_worker.protocols.request import BadRequest
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ class RequestReader:
         "upgrading",
         "url",
         "waiting",
+        "was_answered",
     )
 
     def __init__(self, connection: HttpConnection, transport: asyncio.Transport) -> None:
@@ -97,6 +98,7 @@ class RequestReader:
         self.incoming: Exchange | None = None  # its body is arriving
         self.upgrading = False
         self.refusal: BadRequest | None = None
+        self.was_answered = False  # the request that is refused
         self.plain_scope: Scope | None = None  # of the last head, if it asked for nothing special
         self.restart()
 
@@ -159,6 +161,8 @@ class RequestReader:
                     self._examine_fields(scope, dict(found))
             except BadRequest as refusal:
                 self._stop(refusal)
+        if method == "HEAD":
+            exchange.is_head = True
         self.incoming = exchange
         self.waiting.append(exchange)
 
@@ -323,6 +327,7 @@ class RequestReader:
         self.in_head = False
         incoming, self.incoming = self.incoming, None
         if incoming is not None:
+            self.was_answered = incoming.phase == COMPLETE
             incoming.disconnect()
             if incoming in self.waiting:
                 self.waiting.remove(incoming)

@@ -36,6 +36,8 @@ JOIN_MAX_BYTES: Final = 16 * 1024
 FLUSH_BYTES: Final = 64 * 1024
 """So much is gathered at most before it is handed to the transport."""
 
+STALL_S: Final = 60.0
+
 CHUNKED: Final = -1
 UNTIL_CLOSE: Final = -2
 NO_BODY: Final = -3
@@ -49,8 +51,10 @@ class Output:
         "gathered",
         "gathered_bytes",
         "lost",
+        "progress_at",
         "server",
         "transport",
+        "unsent_bytes",
         "waiters",
         "write_paused",
     )
@@ -62,6 +66,8 @@ class Output:
         self.gathered_bytes = 0
         self.write_paused = False
         self.lost = False
+        self.unsent_bytes = 0  # when last asked
+        self.progress_at = 0.0
         self.waiters: list[asyncio.Future[None]] = []
 
     # The exchange asks.
@@ -142,6 +148,7 @@ class Output:
         """Write the head and the file; raises ``OSError`` of ``open``, nothing written."""
         with open(path, "rb") as file:  # noqa: ASYNC230 – a local file opens as fast as a thread starts
             size = sendfile.size_of(file)
+            exchange.promised_trailers = False  # a file has none
             head = b"".join(self._head(exchange, size, False))
             if exchange.remaining >= 0:
                 _account(exchange, size, False)
@@ -150,8 +157,7 @@ class Output:
             self.flush()
             if exchange.remaining == NO_BODY:
                 return
-            exchange.sent_bytes = size
-            await sendfile.send(self, file, size)
+            await sendfile.send(self, exchange, file, size)
 
     async def writable(self) -> None:
         """Return when the client has read enough that more may be written, or has gone."""
@@ -165,6 +171,18 @@ class Output:
     def pause_writing(self) -> None:
         """The transport's buffer is above its high-water mark."""
         self.write_paused = True
+
+    def is_flowing(self, now: float) -> bool:
+        """Whether the client still takes what was written, or has just taken the last of it.
+
+        To be asked now and then; a client that takes nothing for ``STALL_S`` has gone.
+        """
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if unsent_bytes != self.unsent_bytes:
+            self.unsent_bytes = unsent_bytes
+            self.progress_at = now
+            return True
+        return unsent_bytes > 0 and now - self.progress_at < STALL_S
 
     def resume_writing(self) -> None:
         """… is below its low-water mark again, or the connection is lost."""
@@ -224,7 +242,7 @@ class Output:
         else:
             lines.append(self.server.defaults)
         scope = exchange.scope
-        if status in BODYLESS or scope["method"] == "HEAD":
+        if status in BODYLESS or exchange.is_head:
             exchange.remaining = NO_BODY
             if status == 204 and length >= 0:  # RFC 9110 §8.6: no Content-Length with 204
                 lines = [one for one in lines if not one.lower().startswith(b"content-length:")]
@@ -252,11 +270,12 @@ class Output:
 
 def _account(exchange: Exchange, body_bytes: int, more: bool) -> None:
     """Count a piece of a body whose length was stated."""
-    remaining = exchange.remaining = exchange.remaining - body_bytes
+    remaining = exchange.remaining - body_bytes
     if remaining < 0:
         raise RuntimeError(f"the body is {-remaining} bytes longer than content-length says")
     if remaining and not more:
         raise RuntimeError(f"the body ends {remaining} bytes short of what content-length says")
+    exchange.remaining = remaining
 
 
 def _lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

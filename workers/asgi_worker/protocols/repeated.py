@@ -67,6 +67,7 @@ class RepeatedHead:
         connection = reader.connection
         exchange = Exchange(connection, connection.output, scope, True)
         exchange.more_body = False
+        exchange.is_head = method == b"HEAD"
         reader.waiting.append(exchange)
         return True
 

@@ -149,6 +149,16 @@ def asks_for_websocket(scope: Scope) -> bool:
     )
 
 
+def make_websocket(scope: Scope) -> None:
+    """Make the scope of the request that asked for a WebSocket into that of the WebSocket."""
+    scope["type"] = "websocket"
+    scope["scheme"] = "wss" if scope["scheme"] in ("https", "wss") else "ws"
+    scope["extensions"] = {
+        "websocket.http.response": {},
+        "asgi_supervise": scope["extensions"]["asgi_supervise"],
+    }
+
+
 def body_framing(headers: list[tuple[bytes, bytes]]) -> bytes:
     """The lines that say how a body is delimited; empty when there is none."""
     return b"".join(

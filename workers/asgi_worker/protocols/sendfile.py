@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import asyncio
 
+    from asgi_worker.protocols.exchange import Exchange
     from asgi_worker.protocols.http1_output import Output
 
 PIECE_BYTES = 256 * 1024
@@ -28,7 +29,7 @@ def size_of(file: IO[bytes]) -> int:
     return status.st_size
 
 
-async def send(output: Output, file: IO[bytes], size: int) -> None:
+async def send(output: Output, exchange: Exchange, file: IO[bytes], size: int) -> None:
     """Write ``size`` bytes of ``file`` after all that ``output`` holds.
 
     Raises ``OSError`` when the client goes or the file turns out shorter than ``size``.
@@ -42,14 +43,14 @@ async def send(output: Output, file: IO[bytes], size: int) -> None:
             return
         connection = os.dup(transport.get_extra_info("socket").fileno())
         try:
-            await _copy(output, connection, file.fileno(), size)
+            await _copy(output, exchange, connection, file.fileno(), size)
         finally:
             os.close(connection)
     finally:
         transport.set_write_buffer_limits(high=high)
 
 
-async def _copy(output: Output, connection: int, file: int, size: int) -> None:
+async def _copy(output: Output, exchange: Exchange, connection: int, file: int, size: int) -> None:
     loop = output.server.loop
     offset = 0
     while offset < size and not output.lost:
@@ -61,6 +62,7 @@ async def _copy(output: Output, connection: int, file: int, size: int) -> None:
         if sent == 0:
             raise OSError(f"the file ended at byte {offset} of {size}")
         offset += sent
+        exchange.sent_bytes = offset
         future: asyncio.Future[None] = loop.create_future()
         loop.call_soon(future.set_result, None)
         await future  # let the others have a turn
