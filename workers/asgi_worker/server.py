@@ -113,11 +113,9 @@ class Server:
         no head longer than the limit is parsed whole."""
         self.vectored = not isinstance(loop, asyncio.SelectorEventLoop) or _WRITELINES_PAUSES
         self.limit_concurrency = settings.limit_concurrency
-        self.hosts: set[bytes] = set()
-        """Values of the Host field that were found valid."""
+        self.hosts: set[bytes] = set()  # values of the Host field that were found valid
         self.now = loop.time()
-        self.idle_deadline = self.now + settings.keep_alive_timeout_s
-        """When a connection that becomes idle now is closed."""
+        self.idle_deadline = self.now + settings.keep_alive_timeout_s  # of what is idle from now on
         self.trusted = (
             TrustedProxies(settings.forwarded_allow_ips) if settings.proxy_headers else None
         )
@@ -362,7 +360,9 @@ class Server:
         board[Word.WEBSOCKETS] = self.websockets
         self.idle_deadline = now + self._keep_alive_s
         self._ticks += 1
-        if self._ticks % SWEEP_TICKS == 0:
+        late = now > self._next_tick + TICK_S  # what clients sent meanwhile is not read yet
+        if self._ticks >= SWEEP_TICKS and not late:
+            self._ticks = 0
             for connection in [one for one in self.connections if one.deadline < now]:
                 connection.expire(now)
         second = int(time.time())
