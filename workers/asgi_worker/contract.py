@@ -11,12 +11,21 @@ Considered and refused: pickle (executes what it reads), JSON (no bytes).
 from __future__ import annotations
 
 import enum
+import signal
 from typing import Literal
 
 import msgspec
 
 LONGEST_MESSAGE_BYTES = 128 * 1024
 """A datagram longer than this is never sent: tracebacks are cut (see :func:`encode`)."""
+
+
+STACKS_SIGNAL = signal.SIGRTMIN + 11
+"""On it, templates and workers write the Python stack of every thread to the file they were given
+(``faulthandler.register``: written by a C-level handler, so it works while the loop or the GIL is
+held). A real-time signal in the middle of the range: applications and libraries use the standard
+ones, debuggers and libc the ends.
+"""
 
 
 class Exit(enum.IntEnum):
@@ -72,24 +81,34 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     graceful_timeout_s: float = 30.0
     shutdown_reserve_s: float = 5.0
 
+    health_path: str | None = None
+    health_interval_s: float = 5.0
+    health_timeout_s: float = 5.0
+    health_failures: int = 3
+
 
 class Spawn(msgspec.Struct, frozen=True, tag=True):
-    """Master to template: fork a worker for ``slot``. Carries the worker's end of its channel."""
+    """Master to template: fork a worker for ``slot``, with line ``seat`` of the scoreboard.
+
+    Two workers may be in one slot at a time, the one that leaves and its successor; a seat has one.
+    Carries the worker's end of its channel, and the file for its stacks (:data:`STACKS_SIGNAL`).
+    """
 
     slot: int
+    seat: int
 
 
 class Spawned(msgspec.Struct, frozen=True, tag=True):
-    """Template to master: the worker for ``slot`` runs as ``pid``. Carries a pidfd of it."""
+    """Template to master: the worker with ``seat`` runs as ``pid``. Carries a pidfd of it."""
 
-    slot: int
+    seat: int
     pid: int
 
 
 class SpawnFailed(msgspec.Struct, frozen=True, tag=True):
-    """Template to master: the fork for ``slot`` was refused by the system."""
+    """Template to master: the fork of the worker with ``seat`` was refused by the system."""
 
-    slot: int
+    seat: int
     reason: str
 
 
@@ -122,7 +141,47 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     successor: bool
 
 
-Message = Spawn | Spawned | SpawnFailed | TemplateReady | Ready | BootFailed | Drain
+class Withdraw(msgspec.Struct, frozen=True, tag=True):
+    """Master to worker: the service stops soon (``shutdown_delay``).
+
+    Everything is served as before, but requests for ``health_path`` are answered 503, so that load
+    balancers turn away in time.
+    """
+
+
+class Reopen(msgspec.Struct, frozen=True, tag=True):
+    """Master to worker or template: put the descriptor that comes with it in the place of each of
+    ``targets``, in this order. Their log files were moved away and opened anew.
+    """
+
+    targets: tuple[int, ...]
+
+
+class Unhealthy(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master: ``health_path`` failed ``health_failures`` times in a row; last because of
+    ``reason`` (one line).
+    """
+
+    reason: str
+
+
+class Healthy(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master, after *Unhealthy*: ``health_path`` is answered again."""
+
+
+Message = (
+    Spawn
+    | Spawned
+    | SpawnFailed
+    | TemplateReady
+    | Ready
+    | BootFailed
+    | Drain
+    | Withdraw
+    | Reopen
+    | Unhealthy
+    | Healthy
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)

@@ -1,6 +1,9 @@
-"""The page of memory that master and workers share: one slot a worker, laid out in this file only.
+"""The page of memory that master and workers share: one seat a worker, laid out in this file only.
 
-Rules: a slot has one writer at a time, the worker that sits in it; every figure is one aligned
+A seat is a worker's line in here. It is not its slot: while a worker is replaced, the one that
+leaves and its successor share a slot, and each has a seat of its own.
+
+Rules: a seat has one writer at a time, the worker that has it; every figure is one aligned
 8-byte word, stored and loaded whole, so there are no locks and no torn reads; the stamp is written
 from inside the event loop, never from a helper thread, because only that proves the loop alive.
 
@@ -15,12 +18,12 @@ import enum
 import mmap
 from typing import NamedTuple
 
-WORDS_PER_SLOT = 16
-"""128 bytes a slot: two cache lines, so that neighbours never share one."""
+WORDS_PER_SEAT = 16
+"""128 bytes a seat: two cache lines, so that neighbours never share one."""
 
 
 class State(enum.IntEnum):
-    """What the worker in a slot says of itself."""
+    """What a worker says of itself."""
 
     EMPTY = 0
     STARTING = 1
@@ -29,7 +32,7 @@ class State(enum.IntEnum):
 
 
 class Word(enum.IntEnum):
-    """Index of each figure within a slot, in words of 8 bytes (unsigned, native order)."""
+    """Index of each figure within a seat, in words of 8 bytes (unsigned, native order)."""
 
     STATE = 0
     PID = 1
@@ -41,10 +44,12 @@ class Word(enum.IntEnum):
     ERRORS = 7  # of these, answered with 5xx
     WEBSOCKETS = 8  # open now
     LAG_NS = 9  # how late the last tick was
+    PROMISE_NS = 10  # time.monotonic_ns() by which the loop will have ticked again; 0: no promise
+    SLOT = 11
 
 
-class Slot(NamedTuple):
-    """A reading of one slot; fields as in :class:`Word`."""
+class Reading(NamedTuple):
+    """What one seat held; fields as in :class:`Word`."""
 
     state: State
     pid: int
@@ -56,26 +61,28 @@ class Slot(NamedTuple):
     errors: int
     websockets: int
     lag_ns: int
+    promise_ns: int
+    slot: int
 
 
 class Scoreboard:
-    """``slots`` slots in shared memory. Make it before the first fork; children inherit it."""
+    """``seats`` seats in shared memory. Make it before the first fork; children inherit it."""
 
-    def __init__(self, slots: int) -> None:
-        self.slots = slots
-        self._map = mmap.mmap(-1, slots * WORDS_PER_SLOT * 8)
+    def __init__(self, seats: int) -> None:
+        self.seats = seats
+        self._map = mmap.mmap(-1, seats * WORDS_PER_SEAT * 8)
         self._words = memoryview(self._map).cast("Q")
 
-    def writer(self, slot: int) -> memoryview:
-        """The words of ``slot``, to be indexed by :class:`Word`. For the worker in that slot."""
-        start = slot * WORDS_PER_SLOT
-        return self._words[start : start + WORDS_PER_SLOT]
+    def writer(self, seat: int) -> memoryview:
+        """The words of ``seat``, to be indexed by :class:`Word`. For the worker that has it."""
+        start = seat * WORDS_PER_SEAT
+        return self._words[start : start + WORDS_PER_SEAT]
 
-    def read(self, slot: int) -> Slot:
-        """What the worker in ``slot`` last wrote."""
-        state, *figures = self.writer(slot)[: len(Word)]
-        return Slot(State(state), *figures)
+    def read(self, seat: int) -> Reading:
+        """What the worker with ``seat`` last wrote."""
+        state, *figures = self.writer(seat)[: len(Word)]
+        return Reading(State(state), *figures)
 
-    def clear(self, slot: int) -> None:
-        """Forget the worker that sat in ``slot``. For the master, after it reaped that worker."""
-        self.writer(slot)[:] = memoryview(bytes(WORDS_PER_SLOT * 8)).cast("Q")
+    def clear(self, seat: int) -> None:
+        """Forget the worker that had ``seat``. For the master, after it reaped that worker."""
+        self.writer(seat)[:] = memoryview(bytes(WORDS_PER_SEAT * 8)).cast("Q")

@@ -15,7 +15,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,7 +56,7 @@ class Host(Protocol):
         """What happened, in an order in which causes come before effects; empty at ``deadline``."""
         ...
 
-    def start_template(self, generation: int) -> None:
+    def start_template(self, generation: int, blueprint: Blueprint) -> None:
         """Fork the template of ``generation``; comes *TemplateForked* or *TemplateRefused*."""
         ...
 
@@ -68,7 +68,7 @@ class Host(Protocol):
         """SIGKILL."""
         ...
 
-    def spawn_worker(self, worker: int, slot: int, generation: int) -> None:
+    def spawn_worker(self, worker: int, slot: int, seat: int, generation: int) -> None:
         """Ask for a worker; comes *WorkerForked*, *WorkerRefused* or *TemplateExited*."""
         ...
 
@@ -76,12 +76,38 @@ class Host(Protocol):
         """Tell it to stop within ``budget_s``."""
         ...
 
+    def withdraw_worker(self, worker: int) -> None:
+        """Tell it to answer health checks from outside with 503."""
+        ...
+
     def terminate_worker(self, worker: int) -> None:
         """SIGTERM."""
         ...
 
+    def abort_worker(self, worker: int) -> None:
+        """SIGABRT."""
+        ...
+
     def kill_worker(self, worker: int) -> None:
         """SIGKILL."""
+        ...
+
+    def look_at_promises(self) -> None:
+        """Comes *PromisesSeen*."""
+        ...
+
+    def dump_stacks(self, generation: int, worker: int | None) -> None:
+        """Ask a worker (``None``: the template) for its stacks; forgets what it wrote before."""
+        ...
+
+    def read_stacks(self, generation: int, worker: int | None) -> None:
+        """Comes *StacksRead*, also for a process that is gone (empty)."""
+        ...
+
+    def pass_on(self, descriptors: Mapping[int, int]) -> None:
+        """Put a copy of each open descriptor (value) in the place of another (key), in every
+        process of ours but this one.
+        """
         ...
 
     def close_listeners(self) -> None:

@@ -5,15 +5,18 @@ does so in one ``match`` that ends in ``assert_never``, so that mypy finds a wor
 
 A worker is named by the number the policy gave it when it asked for it (``worker``). That number is
 never used again, unlike slots and pids, so a late event cannot be taken for one of the successor.
-A template is named by its generation: there is at most one at a time.
+A template is named by its generation: each has at most one at a time.
 """
 
 from __future__ import annotations
 
 import enum
+from collections.abc import Mapping
 from typing import Literal
 
 import msgspec
+
+from asgi_supervise.policy.health import Rules
 
 
 class Intent(enum.Enum):
@@ -34,6 +37,22 @@ class Asked(msgspec.Struct, frozen=True):
 
     intent: Intent
     by: str
+
+
+class SettingsRead(msgspec.Struct, frozen=True):
+    """The settings of ``generation`` are good; workers can be made from them."""
+
+    generation: int
+    rules: Rules
+    at_restart: tuple[str, ...]
+    """Settings that differ from those in force, but only a restart changes them."""
+
+
+class SettingsRefused(msgspec.Struct, frozen=True):
+    """They cannot be used; nothing has changed."""
+
+    generation: int
+    reason: str
 
 
 class TemplateForked(msgspec.Struct, frozen=True):
@@ -68,11 +87,13 @@ class TemplateExited(msgspec.Struct, frozen=True):
     """It was reaped: exit status, or the negative number of the signal that killed it.
 
     Workers it was asked for and never reported are lost: if one runs, it finds its channel closed
-    and leaves by itself.
+    and leaves by itself. The rest as in :class:`WorkerExited`.
     """
 
     generation: int
     status: int
+    out_of_memory: bool = False
+    stacks: str = ""
 
 
 class WorkerForked(msgspec.Struct, frozen=True):
@@ -104,10 +125,51 @@ class WorkerBootFailed(msgspec.Struct, frozen=True):
 
 
 class WorkerExited(msgspec.Struct, frozen=True):
-    """It was reaped: exit status, or the negative number of the signal that killed it."""
+    """It was reaped: exit status, or the negative number of the signal that killed it.
+
+    ``out_of_memory``: since the last death the kernel has killed for want of memory in our control
+    group. ``stacks``: what a worker that crashed in native code wrote of its threads.
+    """
 
     worker: int
     status: int
+    out_of_memory: bool = False
+    stacks: str = ""
+
+
+class WorkerTurnedUnhealthy(msgspec.Struct, frozen=True):
+    """Its health check has failed too often in a row."""
+
+    worker: int
+    reason: str
+
+
+class WorkerTurnedHealthy(msgspec.Struct, frozen=True):
+    """Its health check succeeds again."""
+
+    worker: int
+
+
+class PromisesSeen(msgspec.Struct, frozen=True):
+    """The time by which the loop of each worker has promised to turn again.
+
+    Workers that have promised nothing (not ready yet) are missing.
+    """
+
+    promises: Mapping[int, float]
+
+
+class StacksRead(msgspec.Struct, frozen=True):
+    """What a process has written since it was asked for its stacks; see :class:`DumpStacks`.
+
+    ``text`` is empty if it wrote nothing. ``state`` is the kernel's word for what it does (proc(5):
+    ``R`` running, ``S`` sleeping, ``D`` in the kernel, ``T`` stopped …; "" when it is gone).
+    """
+
+    generation: int
+    worker: int | None
+    text: str
+    state: str
 
 
 class MessageUnreadable(msgspec.Struct, frozen=True):
@@ -119,6 +181,8 @@ class MessageUnreadable(msgspec.Struct, frozen=True):
 
 Event = (
     Asked
+    | SettingsRead
+    | SettingsRefused
     | TemplateForked
     | TemplateRefused
     | TemplateBecameReady
@@ -129,8 +193,24 @@ Event = (
     | WorkerBecameReady
     | WorkerBootFailed
     | WorkerExited
+    | WorkerTurnedUnhealthy
+    | WorkerTurnedHealthy
+    | PromisesSeen
+    | StacksRead
     | MessageUnreadable
 )
+
+
+class ReadSettings(msgspec.Struct, frozen=True):
+    """Read all settings anew, for ``generation``; comes *SettingsRead* or *SettingsRefused*."""
+
+    generation: int
+
+
+class AdoptSettings(msgspec.Struct, frozen=True):
+    """The settings of ``generation`` are in force now, also for the master itself."""
+
+    generation: int
 
 
 class StartTemplate(msgspec.Struct, frozen=True):
@@ -152,10 +232,15 @@ class KillTemplate(msgspec.Struct, frozen=True):
 
 
 class SpawnWorker(msgspec.Struct, frozen=True):
-    """Ask the template of ``generation`` to fork a worker into ``slot``."""
+    """Ask the template of ``generation`` to fork a worker into ``slot``.
+
+    ``seat`` is its line of the scoreboard; while it is replaced, a worker and its successor share
+    the slot, but no seat.
+    """
 
     worker: int
     slot: int
+    seat: int
     generation: int
 
 
@@ -167,8 +252,20 @@ class DrainWorker(msgspec.Struct, frozen=True):
     successor: bool
 
 
+class WithdrawWorker(msgspec.Struct, frozen=True):
+    """Tell it to answer health checks from outside with 503: the service stops soon."""
+
+    worker: int
+
+
 class TerminateWorker(msgspec.Struct, frozen=True):
     """SIGTERM: for a worker that is not ready and may not listen to messages yet."""
+
+    worker: int
+
+
+class AbortWorker(msgspec.Struct, frozen=True):
+    """SIGABRT, which leaves a core where those are wanted."""
 
     worker: int
 
@@ -177,6 +274,31 @@ class KillWorker(msgspec.Struct, frozen=True):
     """SIGKILL."""
 
     worker: int
+
+
+class LookAtPromises(msgspec.Struct, frozen=True):
+    """Comes *PromisesSeen*."""
+
+
+class DumpStacks(msgspec.Struct, frozen=True):
+    """Let the worker (``None``: the template of ``generation``) write the stacks of its threads.
+
+    Takes no more than moments, or never happens; what is there then is asked for by *ReadStacks*.
+    """
+
+    generation: int
+    worker: int | None
+
+
+class ReadStacks(msgspec.Struct, frozen=True):
+    """Comes *StacksRead*."""
+
+    generation: int
+    worker: int | None
+
+
+class ReopenLogs(msgspec.Struct, frozen=True):
+    """Open the log files anew, here and in every process of ours."""
 
 
 class CloseListeners(msgspec.Struct, frozen=True):
@@ -198,13 +320,21 @@ class Say(msgspec.Struct, frozen=True):
 
 
 Act = (
-    StartTemplate
+    ReadSettings
+    | AdoptSettings
+    | StartTemplate
     | StopTemplate
     | KillTemplate
     | SpawnWorker
     | DrainWorker
+    | WithdrawWorker
     | TerminateWorker
+    | AbortWorker
     | KillWorker
+    | LookAtPromises
+    | DumpStacks
+    | ReadStacks
+    | ReopenLogs
     | CloseListeners
     | AnnounceServing
     | Say
