@@ -26,6 +26,7 @@ from asgi_worker.contract import Exit
 
 if TYPE_CHECKING:
     from asgi_supervise.settings.entry import Entry
+    from asgi_supervise.settings.sources import Loaded
 
 PROGRAM = "asgi-supervise"
 
@@ -109,22 +110,41 @@ def _serve(given: dict[str, Any]) -> int:
     from asgi_supervise.settings.problems import SettingsError
     from asgi_supervise.settings.sources import load
 
+    start = _start_directory()
+    environment = dict(os.environ)
+
+    def read() -> Loaded:
+        return load(given, environment, start)
+
     try:
-        settings, variables = load(given, os.environ, Path.cwd())
+        loaded = read()
     except SettingsError as error:
         count = len(error.problems)
         title = "one setting is wrong" if count == 1 else f"{count} settings are wrong"
         return _say("\n  ".join([f"cannot start: {title}", *map(str, error.problems)]), Exit.USAGE)
-    os.environ.update(variables)
-    if settings.chdir is not None:
+    if loaded.settings.chdir is not None:
         try:
-            os.chdir(settings.chdir)
+            os.chdir(loaded.directory)
         except OSError as error:
-            return _say(f"cannot change to {settings.chdir}: {error.strerror}", Exit.USAGE)
+            return _say(f"cannot change to {loaded.directory}: {error.strerror}", Exit.USAGE)
 
     from asgi_supervise import master
 
-    return master.run(settings)
+    return master.run(loaded, read)
+
+
+def _start_directory() -> Path:
+    """Where we were started, under the name by which people know it.
+
+    The shell says in ``PWD`` what symbolic links it went through. A link that points elsewhere at
+    the next reload (``current`` to the next release) is then followed anew.
+    """
+    here = Path.cwd()
+    named = Path(os.environ.get("PWD", ""))
+    try:
+        return named if named.is_absolute() and named.samefile(here) else here
+    except OSError:
+        return here
 
 
 def _say(message: str, status: int) -> int:

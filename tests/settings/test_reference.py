@@ -45,10 +45,15 @@ def test_every_line_of_the_sample_can_be_used(
         return
     (tmp_path / ".env").touch()
     (tmp_path / "asgi-supervise.toml").write_text(f"{line}\n")
-    settings = load({} if key == "app" else {"app": "myproject.main:app"}, {}, tmp_path).settings
+    others = {} if key == "app" else {"app": "myproject.main:app"}
+    default = Settings(app="myproject.main:app")
+    if key.startswith("health-") and key != "health-path":  # says nothing without it
+        others["health_path"] = "/healthz"
+        default = Settings(app="myproject.main:app", health_path="/healthz")
+    settings = load(others, {}, tmp_path).settings
     entry = next(entry for entry in TABLE if entry.key == key)
     if not entry.setting.example:
-        assert settings == Settings(app="myproject.main:app"), value
+        assert settings == default, value
 
 
 def test_the_sample_as_it_is_sets_nothing() -> None:

@@ -74,17 +74,23 @@ def test_what_leads_to_a_setting_is_none() -> None:
     assert not set(Shorthand.__struct_fields__) & set(Settings.__struct_fields__)
 
 
-# What people who come from uvicorn have in their scripts.
+# What people who come from elsewhere have in their scripts.
 UVICORN = """
     --host --port --uds --fd --app-dir --factory --lifespan --loop --root-path --backlog --workers
     --log-level --access-log --proxy-headers --forwarded-allow-ips --server-header --date-header
     --header --limit-concurrency --timeout-keep-alive --timeout-graceful-shutdown --ws-max-size
     --ws-max-queue --ws-ping-interval --ws-ping-timeout --ws-per-message-deflate --env-file
+    --timeout-worker-healthcheck
+"""
+GUNICORN = """
+    -w --workers -b --bind --backlog --chdir --preload --user --group --umask --pid
+    --graceful-timeout --timeout --access-logfile --error-logfile --log-file --log-level
+    --forwarded-allow-ips
 """
 
 
-@pytest.mark.parametrize("flag", UVICORN.split())
-def test_words_of_uvicorn_are_understood(flag: str) -> None:
+@pytest.mark.parametrize("flag", sorted({*UVICORN.split(), *GUNICORN.split()}))
+def test_words_of_uvicorn_and_gunicorn_are_understood(flag: str) -> None:
     assert [entry.word for entry in TABLE if flag in entry.flags]
 
 

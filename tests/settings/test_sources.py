@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,9 @@ def test_variables_of_the_env_file_are_handed_over_unless_they_are_set(tmp_path:
     (tmp_path / "vars").write_text("A=file\nB=file\nASGI_SUPERVISE_BACKLOG=9\n")
     loaded = load(APP | {"env_file": "vars"}, {"B": "real"}, tmp_path)
     assert loaded == Loaded(
-        Settings(app="demo:app", backlog=9), {"A": "file", "ASGI_SUPERVISE_BACKLOG": "9"}
+        Settings(app="demo:app", backlog=9),
+        {"A": "file", "ASGI_SUPERVISE_BACKLOG": "9"},
+        tmp_path,
     )
 
 
@@ -301,6 +304,81 @@ def test_the_reserve_follows_a_short_graceful_timeout(tmp_path: Path) -> None:
     assert problems(tmp_path, {"graceful_timeout_s": "4", "shutdown_reserve_s": "4"}) == [
         "shutdown-reserve = 4 s: must be less than graceful-timeout, which is 4 s "
         "(on the command line)"
+    ]
+
+
+def test_the_warning_follows_a_short_worker_timeout(tmp_path: Path) -> None:
+    assert settings(tmp_path, {"worker_timeout_s": "0.4"}).stall_warn_s == 0.2
+    assert settings(tmp_path, {"worker_timeout_s": "off"}).stall_warn_s == 0.25
+    assert settings(tmp_path, {"stall_warn_s": "off"}).stall_warn_s is None
+    alone = settings(tmp_path, {"worker_timeout_s": "off", "stall_warn_s": "60"})
+    assert (alone.worker_timeout_s, alone.stall_warn_s) == (None, 60)
+    assert problems(tmp_path, {"stall_warn_s": "30"}) == [
+        "stall-warn = 30 s: must be less than worker-timeout, which is 30 s (on the command line)"
+    ]
+    assert problems(tmp_path, {"stall_warn_s": "30", "worker_timeout_s": "soon"}) == [
+        (
+            "worker-timeout = soon: not a duration: write seconds, or a number with ms, s, m or h, "
+            "or off (on the command line)"
+        )
+    ]
+
+
+def test_a_health_check_needs_a_path(tmp_path: Path) -> None:
+    (tmp_path / "asgi-supervise.toml").write_text("health-failures = 2")
+    assert problems(tmp_path, {"health_interval_s": "2"}) == [
+        "health-interval: does nothing without health-path; set that, too (on the command line)",
+        "health-failures: does nothing without health-path; set that, too (in asgi-supervise.toml)",
+    ]
+    found = settings(tmp_path, {"health_path": "/healthz?deep=1"})
+    assert (found.health_path, found.health_failures) == ("/healthz?deep=1", 2)
+    assert settings(tmp_path, {"health_path": "off"}).health_path is None
+
+
+@pytest.mark.parametrize(
+    "arguments", [{"health_timeout_s": "9"}, {"startup_timeout_s": "4"}, {"health_timeout_s": "60"}]
+)
+def test_a_health_check_must_be_able_to_fail_while_a_worker_starts(
+    tmp_path: Path, arguments: Arguments
+) -> None:
+    arguments = {"startup_timeout_s": "9"} | arguments
+    settings(tmp_path, arguments | {"health_path": "off"})
+    assert problems(tmp_path, arguments | {"health_path": "/x"}) == [
+        f"health-timeout = {arguments.get('health_timeout_s', '5')} s: must be less than "
+        f"startup-timeout, which is {arguments['startup_timeout_s']} s (on the command line)"
+    ]
+
+
+def test_log_files_are_where_chdir_says(tmp_path: Path) -> None:
+    (tmp_path / "site/log").mkdir(parents=True)
+    arguments = {"chdir": "site", "log_file": "log/error", "access_log_file": "/dev/null"}
+    loaded = load(APP | arguments, {}, tmp_path)
+    assert loaded.settings.log_file == str(tmp_path / "site/log/error")
+    assert loaded.settings.access_log_file == "/dev/null"
+    assert loaded.directory == tmp_path / "site"
+    assert not list((tmp_path / "site/log").iterdir())
+    assert settings(tmp_path, {"log_file": "-", "access_log_file": "-"}) == Settings(app="demo:app")
+
+
+def test_log_files_must_be_possible(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to("loop")
+    assert problems(tmp_path, {"log_file": "no/where", "access_log_file": "file/x"}) == [
+        f"log-file = no/where: there is no directory {tmp_path}/no; make it first "
+        "(on the command line)",
+        f"access-log-file = file/x: there is no directory {tmp_path}/file; make it first "
+        "(on the command line)",
+    ]
+    assert problems(tmp_path, {"log_file": ".", "access_log_file": "loop"}) == [
+        "log-file = .: is a directory; name a file in it (on the command line)",
+        "access-log-file = loop: cannot be opened: Too many levels of symbolic links "
+        "(on the command line)",
+    ]
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # root may write everywhere
+    me = pwd.getpwuid(os.geteuid()).pw_name
+    assert problems(tmp_path, {"log_file": "file", "access_log_file": "new"}) == [
+        f"log-file = file: {me} may not write to it (on the command line)",
+        f"access-log-file = new: {me} may not make files in {tmp_path} (on the command line)",
     ]
 
 

@@ -19,6 +19,7 @@ from asgi_supervise.settings.problems import Problem
 from asgi_supervise.settings.schema import TABLE, Settings
 
 _DEFAULTS = {entry.field: entry.default for entry in TABLE}
+_WORDS = {entry.field: entry.word for entry in TABLE}
 
 
 class Origin(Protocol):
@@ -44,8 +45,12 @@ def settle(
     A value that could not be parsed is ``None`` in ``values``; that problem is noted already.
     """
     _fold_bind(values, origins, problems)
-    _check_times(values, origins, problems)
-    _check_directories(values, origins, directory, problems)
+    _check_part("shutdown_reserve_s", "graceful_timeout_s", values, origins, problems)
+    _check_part("stall_warn_s", "worker_timeout_s", values, origins, problems)
+    _check_health(values, origins, problems)
+    place = _check_directories(values, origins, directory, problems)
+    if place is not None:
+        _place_log_files(values, origins, place, problems)
     _check_accounts(values, origins, problems)
     if "app" not in values:
         complaint = "say which application to run, for example: asgi-supervise myproject.main:app"
@@ -94,28 +99,94 @@ def _check_bind(values: dict[str, Any], origins: Origins, problems: list[Problem
     problems += [Problem("bind", address, "is given twice", where) for address in twice]
 
 
-def _check_times(values: dict[str, Any], origins: Origins, problems: list[Problem]) -> None:
-    """The reserve is a part of the graceful time; who shortens only the whole gets half of it."""
-    whole = values.get("graceful_timeout_s") or _DEFAULTS["graceful_timeout_s"]
-    reserve = values.get("shutdown_reserve_s")
-    if "shutdown_reserve_s" not in values:
-        values["shutdown_reserve_s"] = min(_DEFAULTS["shutdown_reserve_s"], whole / 2)
-    elif reserve is not None and reserve >= whole:
-        complaint = f"must be less than graceful-timeout, which is {whole:g} s"
-        where = origins["shutdown_reserve_s"].where
-        problems.append(Problem("shutdown-reserve", f"{reserve:g} s", complaint, where))
+def _check_part(
+    part: str, whole: str, values: dict[str, Any], origins: Origins, problems: list[Problem]
+) -> None:
+    """The part must be less than the whole; who shortens only the whole gets half of it."""
+    limit = values.get(whole, _DEFAULTS[whole])
+    if limit is None:  # off, or not understood
+        return
+    if part not in values:
+        values[part] = min(_DEFAULTS[part], limit / 2)
+    elif values[part] is not None and values[part] >= limit:
+        complaint = f"must be less than {_WORDS[whole]}, which is {limit:g} s"
+        where = origins[part].where
+        problems.append(Problem(_WORDS[part], f"{values[part]:g} s", complaint, where))
+
+
+def _check_health(values: dict[str, Any], origins: Origins, problems: list[Problem]) -> None:
+    """What is said about a health check that nobody asked for is a mistake; so is one that cannot
+    fail before the worker is given up for another reason.
+    """
+    if "health_path" not in values:
+        for field in ("health_interval_s", "health_timeout_s", "health_failures"):
+            if field in values:
+                complaint = "does nothing without health-path; set that, too"
+                problems.append(Problem(_WORDS[field], None, complaint, origins[field].where))
+        return
+    timeout, startup = (
+        values.get(field, _DEFAULTS[field]) for field in ("health_timeout_s", "startup_timeout_s")
+    )
+    if values["health_path"] and timeout and startup and timeout >= startup:
+        complaint = f"must be less than startup-timeout, which is {startup:g} s"
+        field = "health_timeout_s" if "health_timeout_s" in values else "startup_timeout_s"
+        where = origins[field].where
+        problems.append(Problem("health-timeout", f"{timeout:g} s", complaint, where))
 
 
 def _check_directories(
     values: dict[str, Any], origins: Origins, directory: Path, problems: list[Problem]
-) -> None:
-    for field, word in (("chdir", "chdir"), ("app_dir", "app-dir")):
+) -> Path | None:
+    """The directory that other paths are relative to, if there is one."""
+    for field in ("chdir", "app_dir"):
         if values.get(field):
-            directory /= values[field]
-            if not directory.is_dir():
-                complaint = "there is no such directory"
-                problems.append(Problem(word, values[field], complaint, origins[field].where))
-                return
+            place = directory / values[field]
+            if not _is_directory(place):
+                complaint, where = "there is no such directory", origins[field].where
+                problems.append(Problem(_WORDS[field], values[field], complaint, where))
+                return None
+            if field == "chdir":
+                directory = place
+    return directory
+
+
+def _place_log_files(
+    values: dict[str, Any], origins: Origins, directory: Path, problems: list[Problem]
+) -> None:
+    """Their paths become absolute, and it must be possible to write there."""
+    for field in ("log_file", "access_log_file"):
+        if values.get(field):
+            path = directory / values[field]
+            if complaint := _unwritable(path):
+                where = origins[field].where
+                problems.append(Problem(_WORDS[field], values[field], complaint, where))
+            values[field] = str(path)
+
+
+def _unwritable(path: Path) -> str:
+    """Why nothing can be appended to ``path``, or an empty text."""
+    if _is_directory(path):
+        return "is a directory; name a file in it"
+    if not _is_directory(path.parent):
+        return f"there is no directory {path.parent}; make it first"
+    try:
+        path.stat()
+    except FileNotFoundError:
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            return f"{_own_name()} may not make files in {path.parent}"
+    except OSError as error:
+        return f"cannot be opened: {error.strerror}"
+    else:
+        if not os.access(path, os.W_OK):
+            return f"{_own_name()} may not write to it"
+    return ""
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # nothing that we can get at
+        return False
 
 
 def _check_accounts(values: dict[str, Any], origins: Origins, problems: list[Problem]) -> None:
@@ -127,6 +198,11 @@ def _check_accounts(values: dict[str, Any], origins: Origins, problems: list[Pro
         if name and name not in own:
             complaint = "only root can change it; start as root or leave it out"
             problems.append(Problem(field, name, complaint, origins[field].where))
+
+
+def _own_name() -> str:
+    uid = os.geteuid()
+    return next((entry.pw_name for entry in pwd.getpwall() if entry.pw_uid == uid), f"uid {uid}")
 
 
 def _own_user() -> set[str]:

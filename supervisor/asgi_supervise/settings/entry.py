@@ -15,11 +15,12 @@ import msgspec
 from asgi_supervise.settings.values import Kind
 
 ENVIRONMENT_PREFIX = "ASGI_SUPERVISE_"
-PANELS = APP, LISTEN, PROCESSES, TIMES, LIMITS, WEBSOCKETS, PROXIES, LOG, SOURCES = (
+PANELS = APP, LISTEN, PROCESSES, TIMES, HEALTH, LIMITS, WEBSOCKETS, PROXIES, LOG, SOURCES = (
     "Application",
     "Listening",
     "Processes",
     "Times",
+    "Health",
     "Limits",
     "WebSockets",
     "Proxies and headers",
@@ -46,6 +47,8 @@ class Setting(NamedTuple):
     """How the default is shown, where its value does not say it."""
     example: str = ""
     """What to show in a file, in TOML, where there is no default to write there."""
+    restart: bool = False
+    """Only a restart changes it; everything else a reload does."""
 
 
 class Entry(NamedTuple):
@@ -82,9 +85,13 @@ class Entry(NamedTuple):
             return self.setting.default
         if self.default is msgspec.NODEFAULT:
             return "required"
-        if self.default is None:
+        return self.shown(self.default)
+
+    def shown(self, value: Any) -> str:
+        """``value`` as people read it."""
+        if value is None:
             return "off" if self.setting.kind.metavar.endswith("|off") else "none"
-        return self.setting.kind.show(self.default)
+        return self.setting.kind.show(value)
 
 
 def declared(struct: type[msgspec.Struct]) -> Iterator[Entry]:

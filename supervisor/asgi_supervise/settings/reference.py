@@ -53,13 +53,19 @@ one named by `--config`, else `asgi-supervise.toml` in the working directory, el
   environment (`header` by line ends) and a list in a file.
 * An empty environment variable counts as not set.
 
+A reload (`kill -HUP`) reads all of them again: the same command line, the environment the master
+was started with, and the files as they are now. Workers of the new code have the new values.
+Settings marked *Needs a restart* stay as they were, and the log names those that differ. If
+anything is wrong, nothing changes, and the log says what.
+
 Where to listen can be said in four ways: `bind`, `host` and `port`, `uds`, or `fd`. One is enough;
 where two sources use two ways, the stronger source counts.
 
 The file of `env-file` has one `NAME=value` a line. Its variables are for the application, and those
 that begin with `ASGI_SUPERVISE_` are settings; the real environment counts before it. Lines that
 begin with `#` are comments. A value in single quotes is taken as it is; in double quotes `\\n`,
-`\\t`, `\\"`, `\\$` and `\\\\` are understood. Nothing is substituted.
+`\\t`, `\\"`, `\\$` and `\\\\` are understood. Nothing is substituted. A reload reads it, too:
+variables that were changed, added or removed are so for the new workers.
 
 All problems are reported at once, one line each, with where the value was set, and nothing is
 started (exit status 2):
@@ -136,6 +142,8 @@ def _row(entry: Entry) -> str:
     also = [*entry.setting.flags, *entry.setting.variables]
     if also:
         help_ += " Also " + " and ".join(f"`{name}`" for name in also) + "."
+    if entry.setting.restart:
+        help_ += " Needs a restart."
     cells = (f"`{_names(entry)}`", entry.shown_default, help_)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 

@@ -14,49 +14,41 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import msgspec
-
-from asgi_supervise.settings.addresses import (
-    BINDS,
-    DEFAULT_HOST,
-    DEFAULT_PORT,
-)
+from asgi_supervise.settings.addresses import BINDS, DEFAULT_HOST, DEFAULT_PORT
 from asgi_supervise.settings.cpus import usable_cpus
 from asgi_supervise.settings.entry import (
     APP,
-    LIMITS,
+    HEALTH,
     LISTEN,
     LOG,
     PANELS,
     PROCESSES,
-    PROXIES,
     TIMES,
-    WEBSOCKETS,
     Setting,
     declared,
 )
 from asgi_supervise.settings.shorthand import Shorthand
+from asgi_supervise.settings.traffic import TrafficStruct
 from asgi_supervise.settings.values import (
     APPLICATION,
     FLAG,
     GROUP,
-    HEADERS,
+    HEALTH_PATH,
+    LOG_FILE,
     MODE,
     NAME,
-    NETWORKS,
     PATH,
     ROOT_PATH,
     USER,
     choice,
     duration,
     integer,
-    size,
     workers,
 )
 from asgi_worker.contract import WorkerSettings
 
 
-class Settings(msgspec.Struct, frozen=True, kw_only=True):
+class Settings(TrafficStruct, frozen=True, kw_only=True):
     """All that the master knows; made once, never changed.
 
     Durations are seconds (``_s``), sizes bytes (``_bytes``); ``None`` means off or not asked for.
@@ -110,13 +102,23 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             BINDS,
             "Listen on host:port, [v6]:port, unix:path or fd://N. May be given more than once.",
             short="-b",
+            restart=True,
         ),
     ] = (f"{DEFAULT_HOST}:{DEFAULT_PORT}",)
     backlog: Annotated[
-        int, Setting(LISTEN, integer(1, 2**16 - 1), "Connections that may wait for each worker.")
+        int,
+        Setting(
+            LISTEN,
+            integer(1, 2**16 - 1),
+            "Connections that may wait for each worker.",
+            restart=True,
+        ),
     ] = 2048
     uds_mode: Annotated[
-        int, Setting(LISTEN, MODE, "Mode of unix sockets made by us; 660 shuts others out.")
+        int,
+        Setting(
+            LISTEN, MODE, "Mode of unix sockets made by us; 660 shuts others out.", restart=True
+        ),
     ] = 0o666
 
     workers: Annotated[
@@ -127,6 +129,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Worker processes; auto: one for each CPU that affinity and container limits leave us.",
             short="-w",
             variables=("WEB_CONCURRENCY",),
+            restart=True,
         ),
     ] = 1
     preload: Annotated[
@@ -150,12 +153,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 60.0
     user: Annotated[
         str | None,
-        Setting(
-            PROCESSES,
-            USER,
-            "Run workers as this user (needs root).",
-            example='"www-data"',
-        ),
+        Setting(PROCESSES, USER, "Run workers as this user (needs root).", example='"www-data"'),
     ] = None
     group: Annotated[
         str | None,
@@ -193,16 +191,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             PATH,
             "Write the master's process id to this file.",
             example='"/run/asgi-supervise.pid"',
+            restart=True,
         ),
     ] = None
-    name: Annotated[
-        str,
-        Setting(
-            PROCESSES,
-            NAME,
-            "Name shown by ps and in the log.",
-        ),
-    ] = "asgi-supervise"
+    name: Annotated[str, Setting(PROCESSES, NAME, "Name shown by ps and in the log.")] = (
+        "asgi-supervise"
+    )
 
     startup_timeout_s: Annotated[
         float, Setting(TIMES, duration(), "From the fork of a worker until it must be ready.")
@@ -216,6 +210,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             flags=("--timeout-graceful-shutdown",),
         ),
     ] = 30.0
+    shutdown_delay_s: Annotated[
+        float,
+        Setting(
+            TIMES,
+            duration(zero=True),
+            "When told to stop, serve on for this time with health-path answered 503, so that load "
+            "balancers turn away first.",
+        ),
+    ] = 0.0
     shutdown_reserve_s: Annotated[
         float,
         Setting(
@@ -224,6 +227,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "The part of graceful-timeout kept for the application's lifespan shutdown.",
             default="5 s, or half of graceful-timeout where that is less",
             example='"5 s"',
+        ),
+    ] = 5.0
+    bake_time_s: Annotated[
+        float,
+        Setting(
+            TIMES,
+            duration(zero=True),
+            "On reload, how long the first worker of the new code must live before the others are "
+            "replaced.",
         ),
     ] = 5.0
     keep_alive_timeout_s: Annotated[
@@ -243,72 +255,45 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Setting(TIMES, duration(off=True), "Longest pause while a request's body arrives."),
     ] = 60.0
 
-    limit_concurrency: Annotated[
-        int | None,
-        Setting(
-            LIMITS,
-            integer(1, off=True),
-            "Answer 503 when a worker has this many connections or requests.",
-        ),
-    ] = None
-    head_max_bytes: Annotated[
-        int, Setting(LIMITS, size(256), "Largest request head; more is answered 431.")
-    ] = 64 * 1024
-    head_max_fields: Annotated[
-        int, Setting(LIMITS, integer(1), "Most header fields of a request; more is answered 431.")
-    ] = 100
-    body_max_bytes: Annotated[
-        int | None,
-        Setting(LIMITS, size(0, off=True), "Largest request body; more is answered 413."),
-    ] = None
-    pipeline_max_requests: Annotated[
-        int,
-        Setting(LIMITS, integer(1), "Requests of one connection that may wait for their turn."),
-    ] = 16
-
-    ws_max_bytes: Annotated[
-        int, Setting(WEBSOCKETS, size(1), "Largest message; more closes with 1009.")
-    ] = 16 * 1024 * 1024
-    ws_max_queue: Annotated[
-        int, Setting(WEBSOCKETS, integer(1), "Messages that may wait for the application.")
-    ] = 32
-    ws_ping_interval_s: Annotated[
-        float | None, Setting(WEBSOCKETS, duration(off=True), "Time between pings.")
-    ] = 20.0
-    ws_ping_timeout_s: Annotated[
+    stall_warn_s: Annotated[
         float | None,
-        Setting(WEBSOCKETS, duration(off=True), "A ping must be answered within this time."),
-    ] = 20.0
-    ws_per_message_deflate: Annotated[
-        bool, Setting(WEBSOCKETS, FLAG, "Compress messages when the client offers it.")
-    ] = True
-
-    proxy_headers: Annotated[
-        bool,
-        Setting(PROXIES, FLAG, "Believe X-Forwarded-* and Forwarded fields of trusted proxies."),
-    ] = True
-    forwarded_allow_ips: Annotated[
-        tuple[str, ...],
         Setting(
-            PROXIES,
-            NETWORKS,
-            "Trusted proxies: addresses, networks or *, separated by commas.",
-            variables=("FORWARDED_ALLOW_IPS",),
+            HEALTH,
+            duration(off=True),
+            "When a worker's event loop is late by this time, log where it hangs.",
+            default="0.25 s, or half of worker-timeout where that is less",
+            example='"250ms"',
         ),
-    ] = ("127.0.0.1", "::1")
-    server_header: Annotated[bool, Setting(PROXIES, FLAG, "Send a Server field.")] = True
-    date_header: Annotated[bool, Setting(PROXIES, FLAG, "Send a Date field.")] = True
-    headers: Annotated[
-        tuple[tuple[str, str], ...],
+    ] = 0.25
+    worker_timeout_s: Annotated[
+        float | None,
         Setting(
-            PROXIES,
-            HEADERS,
-            "A field added to every response. May be given more than once.",
-            word="header",
-            default="none",
-            example='["X-Frame-Options: DENY"]',
+            HEALTH,
+            duration(off=True),
+            "When a worker's event loop is late by this time, kill and replace the worker.",
+            flags=("--timeout", "--timeout-worker-healthcheck"),
         ),
-    ] = ()
+    ] = 30.0
+    health_path: Annotated[
+        str | None,
+        Setting(
+            HEALTH,
+            HEALTH_PATH,
+            "Ask the application for this path, inside each worker, before it serves and again and "
+            "again; 2xx and 3xx are good.",
+            example='"/healthz"',
+        ),
+    ] = None
+    health_interval_s: Annotated[
+        float, Setting(HEALTH, duration(), "Pause between two requests for health-path.")
+    ] = 5.0
+    health_timeout_s: Annotated[
+        float, Setting(HEALTH, duration(), "health-path must be answered within this time.")
+    ] = 5.0
+    health_failures: Annotated[
+        int,
+        Setting(HEALTH, integer(1), "Replace a worker that failed so many times in a row."),
+    ] = 3
 
     log_level: Annotated[
         Literal["critical", "error", "warning", "info", "debug"],
@@ -318,9 +303,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "Least level that is logged.",
         ),
     ] = "info"
-    access_log: Annotated[
-        bool, Setting(LOG, FLAG, "Write one line for each request to standard output.")
-    ] = True
+    log_file: Annotated[
+        str | None,
+        Setting(
+            LOG,
+            LOG_FILE,
+            "Append all that would go to standard error to this file, also what the application "
+            "prints there.",
+            flags=("--error-logfile",),
+            default="standard error",
+            example='"error.log"',
+            restart=True,
+        ),
+    ] = None
+    access_log: Annotated[bool, Setting(LOG, FLAG, "Write one line for each request.")] = True
+    access_log_file: Annotated[
+        str | None,
+        Setting(
+            LOG,
+            LOG_FILE,
+            "Append the lines of access-log to this file.",
+            flags=("--access-logfile",),
+            default="standard output",
+            example='"access.log"',
+            restart=True,
+        ),
+    ] = None
 
     def worker_settings(self) -> WorkerSettings:
         """The data plane's part of the settings."""

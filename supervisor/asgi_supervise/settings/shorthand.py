@@ -22,6 +22,7 @@ class Shorthand(msgspec.Struct, frozen=True, kw_only=True):
             "Host to listen on; short for --bind HOST:PORT.",
             default=DEFAULT_HOST,
             example='"127.0.0.1"',
+            restart=True,
         ),
     ] = None
     port: Annotated[
@@ -32,6 +33,7 @@ class Shorthand(msgspec.Struct, frozen=True, kw_only=True):
             "Port to listen on; 0 takes a free one.",
             default=str(DEFAULT_PORT),
             example=str(DEFAULT_PORT),
+            restart=True,
         ),
     ] = None
     uds: Annotated[
@@ -41,6 +43,7 @@ class Shorthand(msgspec.Struct, frozen=True, kw_only=True):
             UDS,
             "Listen on this unix socket; short for --bind unix:PATH.",
             example='"/run/asgi-supervise.sock"',
+            restart=True,
         ),
     ] = None
     fd: Annotated[
@@ -50,6 +53,7 @@ class Shorthand(msgspec.Struct, frozen=True, kw_only=True):
             integer(0),
             "Listen on this inherited socket; short for --bind fd://N.",
             example="3",
+            restart=True,
         ),
     ] = None
     env_file: Annotated[

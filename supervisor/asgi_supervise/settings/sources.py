@@ -55,17 +55,20 @@ class Given(NamedTuple):
 
 
 class Loaded(NamedTuple):
-    """The settings, and the variables of the ``--env-file`` that are not in the environment yet."""
+    """All that was found out by reading the settings."""
 
     settings: Settings
     variables: dict[str, str]
+    """Of the ``--env-file``, without those that the environment has: for the workers."""
+    directory: Path
+    """Where the workers run, if that where we were started is absolute."""
 
 
 def load(arguments: Mapping[str, Any], environment: Mapping[str, str], directory: Path) -> Loaded:
     """Settings from the command line's ``arguments`` (by field) and everything else.
 
     Relative paths are looked up in ``directory``. Raises :class:`SettingsError` with every problem.
-    Nothing is changed: the caller puts the variables into the environment and changes directory.
+    Nothing is changed, so that it can be read again, with the same arguments and environment.
     """
     given: dict[str, Given] = {
         field: Given(raw, "on the command line", Rank.COMMAND_LINE)
@@ -85,7 +88,7 @@ def load(arguments: Mapping[str, Any], environment: Mapping[str, str], directory
     settings = settle(values, given, directory, problems)
     if problems or settings is None:
         raise SettingsError(problems[before:] + problems[:before])
-    return Loaded(settings, variables)
+    return Loaded(settings, variables, directory / (settings.chdir or ""))
 
 
 def _parse(entry: Entry, given: Given, problems: list[Problem]) -> Any:

@@ -86,6 +86,25 @@ NAME = text(
 PATH = text("PATH", pattern=r"(?s).+", complaint="must name a path")
 
 
+def _parse_health_path(raw: Any) -> str | None:
+    if raw in ("off", False):
+        return None
+    if not re.fullmatch(r"/[!-~]*", _text(raw)) or "#" in raw:
+        raise ValueError("must begin with a slash and be written as in a request (or off)")
+    return str(raw)
+
+
+HEALTH_PATH = Kind("PATH|off", _parse_health_path, str)
+
+
+def _parse_log_file(raw: Any) -> str | None:
+    path: str = PATH.parse(raw)
+    return None if path == "-" else path  # as in gunicorn: the stream it goes to anyway
+
+
+LOG_FILE = Kind("PATH", _parse_log_file, str)
+
+
 def choice(*words: str) -> Kind:
     """One of ``words``."""
 
