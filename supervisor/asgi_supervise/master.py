@@ -11,24 +11,21 @@ import logging
 import math
 import os
 import random
-import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
-from typing import assert_never
-
-from setproctitle import setproctitle
+from typing import Protocol, assert_never
 
 from asgi_supervise.control.status import Status, snapshot
-from asgi_supervise.host import privileges, sockets
+from asgi_supervise.host import logs, privileges, sockets
 from asgi_supervise.host.children import UnsupportedSystem
 from asgi_supervise.host.pidfile import PidFile, PidFileError, PidFileTaken
 from asgi_supervise.host.system import Host, PosixHost
 from asgi_supervise.host.template import Blueprint
+from asgi_supervise.plans import Plans, Reread, entitle, rules_of
 from asgi_supervise.policy import vocabulary as v
-from asgi_supervise.policy.health import Rules
-from asgi_supervise.policy.sizing import slots_to_make
+from asgi_supervise.policy.sizing import most_workers, slots_to_make
 from asgi_supervise.policy.supervisor import Supervisor
-from asgi_supervise.settings.schema import Settings
+from asgi_supervise.settings.sources import Loaded
 from asgi_worker.contract import Exit
 from asgi_worker.scoreboard import Scoreboard
 
@@ -40,14 +37,46 @@ FAILED_TURN_PAUSE_S = 0.5
 """The longest wait after a failed turn: what was not done is tried again."""
 
 
+class Generations(Protocol):
+    """What generations are made from; see :class:`Plans`."""
+
+    def blueprint(self, generation: int) -> Blueprint:
+        """What its processes are made from."""
+        ...
+
+    def read(self, generation: int, in_use: Container[int]) -> v.SettingsRead | v.SettingsRefused:
+        """Read its settings."""
+        ...
+
+    def adopt(self, generation: int) -> None:
+        """Its settings are in force."""
+        ...
+
+
+class LogOutput(Protocol):
+    """Where the log goes; see :class:`asgi_supervise.host.logs.LogFiles`."""
+
+    def reopen(self) -> Mapping[int, int]:
+        """Open the files anew; which descriptor is to be put in whose place elsewhere."""
+        ...
+
+
 class Master:
     """The loop. Judgement is the supervisor's, deeds are the host's."""
 
     def __init__(
-        self, host: Host, supervisor: Supervisor, scoreboard: Scoreboard, addresses: list[str]
+        self,
+        host: Host,
+        supervisor: Supervisor,
+        generations: Generations,
+        output: LogOutput,
+        scoreboard: Scoreboard,
+        addresses: list[str],
     ) -> None:
         self.host = host
         self.supervisor = supervisor
+        self._generations = generations
+        self._output = output
         self.failures = 0
         self._scoreboard = scoreboard
         self._addresses = addresses
@@ -86,24 +115,40 @@ class Master:
             with self.surviving():
                 supervisor.observe(event, host.now())
 
-    def perform(self, act: v.Act) -> None:
+    def perform(self, act: v.Act) -> None:  # noqa: C901, PLR0912 - one case for each act
         """Do one act."""
         host = self.host
         match act:
+            case v.ReadSettings(generation=generation):
+                self._read_settings(generation)
+            case v.AdoptSettings(generation=generation):
+                self._generations.adopt(generation)
             case v.StartTemplate(generation=generation):
-                host.start_template(generation)
+                host.start_template(generation, self._generations.blueprint(generation))
             case v.StopTemplate(generation=generation):
                 host.stop_template(generation)
             case v.KillTemplate(generation=generation):
                 host.kill_template(generation)
-            case v.SpawnWorker(worker=worker, slot=slot, generation=generation):
-                host.spawn_worker(worker, slot, generation)
+            case v.SpawnWorker(worker=worker, slot=slot, seat=seat, generation=generation):
+                host.spawn_worker(worker, slot, seat, generation)
             case v.DrainWorker(worker=worker, budget_s=budget_s, successor=successor):
                 host.drain_worker(worker, budget_s, successor=successor)
+            case v.WithdrawWorker(worker=worker):
+                host.withdraw_worker(worker)
             case v.TerminateWorker(worker=worker):
                 host.terminate_worker(worker)
+            case v.AbortWorker(worker=worker):
+                host.abort_worker(worker)
             case v.KillWorker(worker=worker):
                 host.kill_worker(worker)
+            case v.LookAtPromises():
+                host.look_at_promises()
+            case v.DumpStacks(generation=generation, worker=whose):
+                host.dump_stacks(generation, whose)
+            case v.ReadStacks(generation=generation, worker=whose):
+                host.read_stacks(generation, whose)
+            case v.ReopenLogs():
+                host.pass_on(self._output.reopen())
             case v.CloseListeners():
                 host.close_listeners()
             case v.AnnounceServing(ready=ready, wanted=wanted):
@@ -116,6 +161,18 @@ class Master:
             case _:
                 assert_never(act)
 
+    def _read_settings(self, generation: int) -> None:
+        supervisor = self.supervisor
+        in_use = {supervisor.reloads.generation}
+        in_use |= {member.generation for member in supervisor.fleet.members()}
+        outcome: v.SettingsRead | v.SettingsRefused = v.SettingsRefused(
+            generation, "they cannot be read; that is a bug of ours, and reported"
+        )
+        try:
+            outcome = self._generations.read(generation, in_use)
+        finally:
+            supervisor.observe(outcome, self.host.now())
+
     def status(self) -> Status:
         """How things stand now."""
         return snapshot(self.supervisor, self._scoreboard, self.failures)
@@ -124,14 +181,23 @@ class Master:
 LEVELS = {level.lower(): number for level, number in logging.getLevelNamesMapping().items()}
 
 
-def run(settings: Settings) -> int:
-    """Be the master of ``settings`` until told to stop; returns the exit status of the process."""
-    configure_logging(settings.log_level)
-    setproctitle(f"{settings.name}: master {settings.app}")
+def run(loaded: Loaded, reread: Reread) -> int:
+    """Be the master until told to stop; returns the exit status of the process.
+
+    ``reread`` gives the settings of the next generation when a reload is asked for.
+    """
+    settings = loaded.settings
+    logs.configure(settings.log_level)
+    entitle(settings)
     with ExitStack() as open_things:
         try:
-            master = _prepare(settings, open_things)
-        except (privileges.PrivilegeError, PidFileError, UnsupportedSystem) as error:
+            master = _prepare(loaded, reread, open_things)
+        except (
+            privileges.PrivilegeError,
+            PidFileError,
+            UnsupportedSystem,
+            logs.LogFileError,
+        ) as error:
             log.critical("%s", error)
             return Exit.USAGE
         except (sockets.BindError, PidFileTaken) as error:
@@ -140,25 +206,21 @@ def run(settings: Settings) -> int:
         return master.run()
 
 
-def _prepare(settings: Settings, open_things: ExitStack) -> Master:
+def _prepare(loaded: Loaded, reread: Reread, open_things: ExitStack) -> Master:
     """Everything a master has before its first turn; what must be closed goes on the stack."""
-    rules = Rules(
-        workers=settings.workers,
-        startup_timeout_s=settings.startup_timeout_s,
-        graceful_timeout_s=settings.graceful_timeout_s,
-        preload=settings.preload,
-        max_restarts=settings.max_restarts,
-        restart_window_s=settings.restart_window_s,
+    settings = loaded.settings
+    output = open_things.enter_context(
+        closing(logs.LogFiles(settings.log_file, settings.access_log_file))
     )
+    rules = rules_of(settings)
     identity = privileges.resolve(settings.user, settings.group)
     private = []
     if settings.pid is not None:
         pid_file = open_things.enter_context(closing(PidFile(settings.pid)))
         private.append(pid_file.descriptor)
-    slots = slots_to_make(rules)
     listeners = sockets.listen(
         settings.bind,
-        slots=slots,
+        slots=slots_to_make(rules),
         backlog=settings.backlog,
         uds_mode=settings.uds_mode,
         owner=identity,
@@ -167,31 +229,20 @@ def _prepare(settings: Settings, open_things: ExitStack) -> Master:
     blueprint = Blueprint(
         settings=settings.worker_settings(),
         listeners=listeners,
-        scoreboard=Scoreboard(slots),
+        scoreboard=Scoreboard(most_workers(rules)),
         preload=settings.preload,
         identity=identity,
         umask=settings.umask,
+        variables=loaded.variables,
+        directory=str(loaded.directory),
+        access_log=output.access_log,
     )
-    host = open_things.enter_context(closing(PosixHost(blueprint, private)))
-    supervisor = Supervisor(rules, random.random)
-    return Master(host, supervisor, blueprint.scoreboard, listeners.addresses)
-
-
-def configure_logging(level: str) -> None:
-    """Our loggers, here and in every process forked from here, to standard error.
-
-    Only ours: the application's logging is the application's.
-    """
-    to_stderr = logging.StreamHandler(sys.stderr)
-    to_stderr.setFormatter(
-        logging.Formatter(
-            "{asctime}.{msecs:03.0f} [{process}] {levelname} {message}",
-            datefmt="%Y-%m-%d %H:%M:%S",
-            style="{",
-        )
+    host = open_things.enter_context(closing(PosixHost(blueprint.scoreboard, listeners, private)))
+    return Master(
+        host,
+        Supervisor(rules, random.random),
+        Plans(settings, reread, blueprint),
+        output,
+        blueprint.scoreboard,
+        listeners.addresses,
     )
-    for name in ("asgi_supervise", "asgi_worker"):
-        logger = logging.getLogger(name)
-        logger.handlers = [to_stderr]
-        logger.setLevel(level.upper())
-        logger.propagate = False

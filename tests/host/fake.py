@@ -11,14 +11,27 @@ import enum
 import heapq
 import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 
+from asgi_supervise.host.sockets import Listeners
+from asgi_supervise.host.template import Blueprint
 from asgi_supervise.policy import vocabulary as v
+from asgi_supervise.policy.health import Rules
+from asgi_worker.contract import WorkerSettings
+from asgi_worker.scoreboard import Scoreboard
 
 FORK_S = 0.001
 BOOT_S = 0.1
 LEAVE_S = 0.05
+SICK_S = 0.3
+STUCK_S = 0.3
+TICK_S = 0.25
+STACKS = """\
+Current thread 0x00007f (most recent call first):
+  File "/srv/app/slow.py", line 7 in crunch
+  File "/usr/lib/python3.11/asyncio/events.py", line 80 in _run
+"""
 
 
 class Script(enum.Enum):
@@ -30,6 +43,8 @@ class Script(enum.Enum):
     CRASHES = "exits with status 7 as soon as it is ready"
     DEAF = "becomes ready, ignores being told to stop and SIGTERM"
     BABBLES = "becomes ready and sends what is no message, and what is none of a worker's"
+    SICK = "becomes ready, then says that it is unhealthy"
+    STUCK = "becomes ready, then its loop hangs: only signals are heard"
 
 
 class Deadlock(AssertionError):
@@ -39,11 +54,15 @@ class Deadlock(AssertionError):
 @dataclass
 class FakeWorker:
     slot: int
+    seat: int
     generation: int
     script: Script
     pid: int | None = None
     ready: bool = False
     leaving: bool = False
+    withdrawn: bool = False
+    stuck_since: float = math.inf
+    stacks: str = ""
     kills: int = 0
 
 
@@ -54,6 +73,7 @@ class FakeTemplate:
     ready: bool = False
     told_to_stop: bool = False
     hung: bool = False
+    stacks: str = ""
 
 
 class FakeHost:
@@ -63,6 +83,8 @@ class FakeHost:
         self.clock = 1000.0
         self.scripts: Callable[[int], Script] = lambda slot: Script.OBEDIENT
         """What the next worker in a slot will be like."""
+        self.generation_scripts: dict[int, Script] = {}
+        """What all workers of a generation are like."""
         self.template_script = Script.OBEDIENT
         self.forks_refused = False
         self.templates: dict[int, FakeTemplate] = {}
@@ -71,6 +93,11 @@ class FakeHost:
         """SIGKILLs until a process ends; more than one is a process stuck in the kernel."""
         self.listening = True
         self.closed = False
+        self.passed_on: list[Mapping[int, int]] = []
+        self.most_workers = 0
+        """So many existed at a time."""
+        self.drained: list[tuple[int, bool]] = []
+        """Workers told to drain, and whether others go on serving."""
         self.reaped: list[int] = []
         self.violations: list[str] = []
         self._pids = itertools.count(100)
@@ -98,7 +125,7 @@ class FakeHost:
                     happened.append(event)
         return happened
 
-    def start_template(self, generation: int) -> None:
+    def start_template(self, generation: int, blueprint: Blueprint) -> None:
         if generation in self.templates:
             self.violations.append(f"two templates of generation {generation}")
         if self.forks_refused:
@@ -114,46 +141,57 @@ class FakeHost:
                 self.crash_template(generation, 3, FORK_S)
             case Script.CRASHES:
                 self.crash_template(generation, 7, FORK_S)
-            case Script.OBEDIENT | Script.DEAF | Script.BABBLES:
-                self._later(FORK_S, lambda: self._template_ready(generation, template))
             case Script.HANGS:
                 pass
+            case _:
+                self._later(FORK_S, lambda: self._template_ready(generation, template))
 
     def stop_template(self, generation: int) -> None:
         template = self.templates.get(generation)
         if template is None:
             return
         template.told_to_stop = True
-        for number, worker in self.workers.items():
-            if worker.generation == generation and worker.pid is not None:
-                self.terminate_worker(number)
         self._see_out(generation)
 
     def kill_template(self, generation: int) -> None:
         if generation in self.templates:
             self.crash_template(generation, -9)
 
-    def spawn_worker(self, worker: int, slot: int, generation: int) -> None:
-        if any(other.slot == slot for other in self.workers.values()):
-            self.violations.append(f"two workers in slot {slot}")
+    def spawn_worker(self, worker: int, slot: int, seat: int, generation: int) -> None:
+        if any(other.seat == seat for other in self.workers.values()):
+            self.violations.append(f"two workers with seat {seat}")
         if worker in self.reaped or worker in self.workers:
             self.violations.append(f"worker number {worker} used twice")
         template = self.templates.get(generation)
         if template is None or template.told_to_stop:
             self.happens(v.WorkerRefused(worker, "the template is gone"))
             return
-        self.workers[worker] = FakeWorker(slot, generation, self.scripts(slot))
+        script = self.generation_scripts.get(generation, self.scripts(slot))
+        self.workers[worker] = FakeWorker(slot, seat, generation, script)
+        self.most_workers = max(self.most_workers, len(self.workers))
         self._later(FORK_S, lambda: self._fork(worker, template))
 
     def drain_worker(self, worker: int, budget_s: float, *, successor: bool) -> None:
         child = self.workers.get(worker)
-        if child is not None and child.script is not Script.DEAF:
+        if child is None:
+            return
+        self.drained.append((worker, successor))
+        if self._obeys(child):
             self._leave(worker, child, 0)
+
+    def withdraw_worker(self, worker: int) -> None:
+        if child := self.workers.get(worker):
+            child.withdrawn = True
 
     def terminate_worker(self, worker: int) -> None:
         child = self.workers.get(worker)
-        if child is not None and child.pid is not None and child.script is not Script.DEAF:
+        if child is not None and child.pid is not None and self._obeys(child):
             self._leave(worker, child, 0 if child.ready else -15)
+
+    def abort_worker(self, worker: int) -> None:
+        child = self.workers.get(worker)
+        if child is not None and child.pid is not None and child.script is not Script.DEAF:
+            self.crash_worker(worker, -6)
 
     def kill_worker(self, worker: int) -> None:
         child = self.workers.get(worker)
@@ -161,6 +199,31 @@ class FakeHost:
             child.kills += 1
             if child.kills >= self.kills_wanted:
                 self.crash_worker(worker, -9)
+
+    def look_at_promises(self) -> None:
+        promises = {
+            number: min(self.clock, child.stuck_since) + TICK_S
+            for number, child in self.workers.items()
+            if child.ready
+        }
+        self.happens(v.PromisesSeen(promises))
+
+    def dump_stacks(self, generation: int, worker: int | None) -> None:
+        child: FakeWorker | FakeTemplate | None = (
+            self.templates.get(generation) if worker is None else self.workers.get(worker)
+        )
+        if child is not None:
+            child.stacks = STACKS
+
+    def read_stacks(self, generation: int, worker: int | None) -> None:
+        child: FakeWorker | FakeTemplate | None = (
+            self.templates.get(generation) if worker is None else self.workers.get(worker)
+        )
+        text, state = (child.stacks, "S") if child is not None else ("", "")
+        self.happens(v.StacksRead(generation, worker, text, state))
+
+    def pass_on(self, descriptors: Mapping[int, int]) -> None:
+        self.passed_on.append(descriptors)
 
     def close_listeners(self) -> None:
         self.listening = False
@@ -188,12 +251,28 @@ class FakeHost:
         self._later(in_s, lambda: self._template_exits(generation, template, status))
 
     def in_slot(self, slot: int) -> int:
-        """The number of the worker in ``slot``."""
+        """The number of the first worker in ``slot``."""
         return next(number for number, child in self.workers.items() if child.slot == slot)
 
+    def serving(self) -> list[FakeWorker]:
+        """Those that serve, by slot."""
+        serving = [w for w in self.workers.values() if w.ready and not w.leaving]
+        return sorted(serving, key=lambda worker: worker.slot)
+
     def ready_slots(self) -> list[int]:
-        """Slots whose worker serves."""
-        return sorted(w.slot for w in self.workers.values() if w.ready and not w.leaving)
+        """Slots in which somebody serves; one with two is named twice."""
+        return [worker.slot for worker in self.serving()]
+
+    def hang(self, worker: int, for_s: float = math.inf) -> None:
+        """Let the loop of ``worker`` hang from now on."""
+        child = self.workers[worker]
+        child.stuck_since = self.clock
+
+        def go_on() -> None:
+            child.stuck_since = math.inf
+
+        if for_s < math.inf:
+            self.later(for_s, go_on)
 
     @property
     def busy(self) -> bool:
@@ -229,10 +308,10 @@ class FakeHost:
                 failed = v.WorkerBootFailed(worker, "no such module", f"Traceback: {child.pid}")
                 self._later(BOOT_S, lambda: failed if worker in self.workers else None)
                 self.crash_worker(worker, 3, BOOT_S)
-            case Script.OBEDIENT | Script.CRASHES | Script.DEAF | Script.BABBLES:
-                self._later(BOOT_S, lambda: self._worker_ready(worker, child))
             case Script.HANGS:
                 pass
+            case _:
+                self._later(BOOT_S, lambda: self._worker_ready(worker, child))
         return v.WorkerForked(worker, child.pid)
 
     def _worker_ready(self, worker: int, child: FakeWorker) -> v.Event | None:
@@ -241,11 +320,25 @@ class FakeHost:
         child.ready = True
         if child.script is Script.CRASHES:
             self.crash_worker(worker, 7)
+        if child.script is Script.SICK:
+            sick = v.WorkerTurnedUnhealthy(worker, "/healthz answered 500")
+            self._later(SICK_S, lambda: sick if self._serves(worker, child) else None)
+        if child.script is Script.STUCK:
+            self.later(STUCK_S, lambda: self._stuck(child))
         if child.script is Script.BABBLES:
             sender = f"worker slot={child.slot} gen={child.generation} pid={child.pid}"
             for reason in ("not MessagePack", "too long", "unexpected Spawn"):
                 self.happens(v.MessageUnreadable(sender, reason))
         return v.WorkerBecameReady(worker)
+
+    def _obeys(self, child: FakeWorker) -> bool:
+        return child.script is not Script.DEAF and child.stuck_since == math.inf
+
+    def _serves(self, worker: int, child: FakeWorker) -> bool:
+        return self.workers.get(worker) is child and not child.leaving
+
+    def _stuck(self, child: FakeWorker) -> None:
+        child.stuck_since = min(child.stuck_since, self.clock)
 
     def _leave(self, worker: int, child: FakeWorker, status: int) -> None:
         if not child.leaving:
@@ -277,3 +370,42 @@ class FakeHost:
             if child.generation == generation and child.pid is None:
                 del self.workers[number]
         return v.TemplateExited(generation, status)
+
+
+class FakeGenerations:
+    """In place of the settings: what a reload reads is what the test says."""
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+        """What the next reading gives."""
+        self.refusal = ""
+        """Why the next reading fails, if it does."""
+        self.at_restart: tuple[str, ...] = ()
+        self.adopted: list[int] = []
+        self._blueprint = Blueprint(
+            settings=WorkerSettings(app="test:app"),
+            listeners=Listeners([]),
+            scoreboard=Scoreboard(1),
+        )
+
+    def blueprint(self, generation: int) -> Blueprint:
+        return self._blueprint
+
+    def read(self, generation: int, in_use: Container[int]) -> v.SettingsRead | v.SettingsRefused:
+        if self.refusal:
+            return v.SettingsRefused(generation, self.refusal)
+        return v.SettingsRead(generation, self.rules, self.at_restart)
+
+    def adopt(self, generation: int) -> None:
+        self.adopted.append(generation)
+
+
+class FakeOutput:
+    """In place of log files."""
+
+    def __init__(self) -> None:
+        self.reopened = 0
+
+    def reopen(self) -> Mapping[int, int]:
+        self.reopened += 1
+        return {2: 2}

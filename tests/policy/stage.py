@@ -8,10 +8,10 @@ from asgi_supervise.master import Master
 from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.health import Rules
 from asgi_supervise.policy.lifecycle import Service
-from asgi_supervise.policy.sizing import slots_to_make
+from asgi_supervise.policy.sizing import SURGE, most_workers
 from asgi_supervise.policy.supervisor import Supervisor
 from asgi_worker.scoreboard import Scoreboard
-from tests.host.fake import Deadlock, FakeHost, Script
+from tests.host.fake import Deadlock, FakeGenerations, FakeHost, FakeOutput, Script
 
 MOST_TURNS = 3000
 
@@ -21,8 +21,16 @@ class Stage:
         self.rules = Rules(**{"workers": 2, **rules})  # type: ignore[arg-type]
         self.host = FakeHost()
         self.supervisor = Supervisor(self.rules, roll)
-        scoreboard = Scoreboard(slots_to_make(self.rules))
-        self.master = Master(self.host, self.supervisor, scoreboard, ["http://test"])
+        self.generations = FakeGenerations(self.rules)
+        self.output = FakeOutput()
+        self.master = Master(
+            self.host,
+            self.supervisor,
+            self.generations,
+            self.output,
+            Scoreboard(most_workers(self.rules)),
+            ["http://test"],
+        )
         self.acts: list[v.Act] = []
         self.events: list[v.Event] = []
         self.bugs_expected = False
@@ -63,9 +71,12 @@ class Stage:
     def check(self) -> None:
         assert self.host.violations == []
         fleet = self.supervisor.fleet
-        slots = [worker.slot for worker in fleet.workers.values()]
-        assert len(set(slots)) == len(slots), "one worker a slot"
-        assert set(slots) <= set(range(self.rules.workers))
+        workers = fleet.workers.values()
+        assert len(workers) <= self.rules.workers + SURGE, "never more than wanted and surge"
+        seats = [worker.seat for worker in workers]
+        assert len(set(seats)) == len(seats), "one worker a seat"
+        assert set(seats) <= set(range(self.rules.workers + SURGE))
+        assert {worker.slot for worker in workers} <= set(range(self.rules.workers))
         exited = [event.worker for event in self.events if isinstance(event, v.WorkerExited)]
         assert len(set(exited)) == len(exited), "each worker is reaped once"
         assert set(self.host.workers) <= set(fleet.workers), "no worker is forgotten"
@@ -84,8 +95,25 @@ class Stage:
         return self.supervisor.service is Service.SERVING
 
     def full(self) -> bool:
-        """Everything wanted is there and serves."""
-        return self.host.ready_slots() == list(range(self.rules.workers)) and self.serving()
+        """Everything wanted is there, serves, is of the generation wanted; nothing is replaced."""
+        return (
+            self.serving()
+            and self.supervisor.reloads.current is None
+            and self.host.ready_slots() == list(range(self.rules.workers))
+            and len(self.host.workers) == self.rules.workers
+            and self.generations_serving() == {self.supervisor.reloads.generation}
+            and not any(worker.unhealthy for worker in self.supervisor.fleet.workers.values())
+        )
+
+    def generations_serving(self) -> set[int]:
+        """Generations of those that serve."""
+        return {worker.generation for worker in self.host.serving()}
+
+    def reload(self) -> None:
+        """Ask for a reload, and wait until it is over one way or the other."""
+        last = self.supervisor.reloads.last
+        self.ask(v.Intent.RELOAD, "SIGHUP")
+        self.until(lambda: self.supervisor.reloads.last is not last)
 
     def done(self) -> bool:
         return self.supervisor.done

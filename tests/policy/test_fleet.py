@@ -22,7 +22,7 @@ def test_questions() -> None:
     third = fleet.enlist(3, 1, 60.0)
     assert [worker.number for worker in (first, second, third)] == [1, 2, 3]
     assert fleet.ready() == [first]
-    assert fleet.vacant(range(5)) == [1, 4]
+    assert [worker.seat for worker in (first, second, third)] == [0, 1, 2]
     assert fleet.unreported(1) == [third]
     assert fleet.unreported(2) == []
     assert list(fleet.members()) == [first, second, third, fleet.templates[1]]
@@ -33,6 +33,28 @@ def test_numbers_are_never_used_again() -> None:
     fleet.bury(fleet.enlist(0, 1, 60.0))
     assert fleet.enlist(0, 1, 60.0).number == 2
     assert len(fleet.workers) == 1
+
+
+def test_seats_are_used_again_and_never_twice_at_a_time() -> None:
+    fleet = Fleet()
+    first, second = fleet.enlist(0, 1, 60.0), fleet.enlist(1, 1, 60.0)
+    fleet.bury(first)
+    third, fourth = fleet.enlist(1, 2, 60.0), fleet.enlist(0, 2, 60.0)
+    assert [worker.seat for worker in (second, third, fourth)] == [1, 0, 2]
+
+
+def test_fresh_and_stale() -> None:
+    fleet = Fleet()
+    old = forked(fleet, 0, 41, ready=True)
+    new = fleet.enlist(0, 2, 60.0)
+    other_slot = fleet.enlist(1, 2, 60.0)
+    assert fleet.fresh_and_stale(0, 2, None) == ([new], [old])
+    assert fleet.fresh_and_stale(0, 1, 2) == ([old], []), "a canary is neither"
+    assert fleet.fresh_and_stale(1, 2, None) == ([other_slot], [])
+    new.unhealthy = "/healthz answered 500"
+    assert fleet.fresh_and_stale(0, 2, None) == ([], [old, new])
+    old.life.retired = True
+    assert fleet.fresh_and_stale(0, 2, None) == ([], [new]), "it was told to leave"
 
 
 def test_one_log_form() -> None:

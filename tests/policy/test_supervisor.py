@@ -15,7 +15,7 @@ def of(kind: type[v.Act], stage: Stage) -> list[v.Act]:
 
 
 def test_start_serve_stop() -> None:
-    stage = Stage(workers=3)
+    stage = Stage(workers=3, stall_warn_s=None, worker_timeout_s=None)
     stage.until(stage.full)
     assert stage.supervisor.deadline() == math.inf, "an idle master sleeps until something happens"
     took_s = stage.stop()
@@ -51,9 +51,9 @@ def test_a_dead_worker_is_replaced_in_its_slot() -> None:
     stage.turn()
     stage.until(stage.full)
     assert stage.host.now() - before < 0.2, "one that has grown up is replaced at once"
-    assert of(v.SpawnWorker, stage)[-1] == v.SpawnWorker(3, 1, 1)
+    assert of(v.SpawnWorker, stage)[-1] == v.SpawnWorker(3, 1, 1, 1)
     assert stage.said_with("slot=1", "was killed by SIGSEGV after 20.0 s; replacing it")
-    assert stage.supervisor.crashes == 1
+    assert stage.supervisor.deaths.crashes == 1
 
 
 def test_one_that_dies_young_waits() -> None:
@@ -160,14 +160,14 @@ def test_a_crash_loop_ends_when_nobody_serves() -> None:
     stage.script(Script.CRASHES)
     stage.until(stage.done)
     assert stage.supervisor.verdict == 70
-    assert stage.supervisor.crashes == 5
+    assert stage.supervisor.deaths.crashes == 5
     assert stage.said_with("no worker serves and 5 processes died within 60 s")
 
 
 def test_a_crash_loop_does_not_end_while_one_serves() -> None:
     stage = Stage(workers=2)
     stage.script(Script.CRASHES, Script.OBEDIENT)
-    stage.until(lambda: stage.supervisor.crashes > 50, most_turns=10_000)
+    stage.until(lambda: stage.supervisor.deaths.crashes > 50, most_turns=10_000)
     assert stage.serving()
     stage.stop()
 
@@ -220,7 +220,7 @@ def test_a_worker_lost_with_its_template_counts_as_no_death_of_its_slot() -> Non
     stage.host.crash_template(1, -9)
     stage.turn()
     stage.until(stage.full)
-    assert stage.supervisor.crashes == 1
+    assert stage.supervisor.deaths.crashes == 1
     stage.stop()
 
 

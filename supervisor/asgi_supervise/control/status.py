@@ -17,11 +17,25 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     generation: int
     pid: int | None
     phase: str
+    unhealthy: str
+    """What its health check says, if it fails."""
     connections: int
     in_flight: int
     requests: int
     errors: int
     websockets: int
+
+
+class ReloadStatus(msgspec.Struct, frozen=True):
+    """The reload under way, or the latest that has ended."""
+
+    generation: int
+    former: int
+    step: str
+    """*complete*, *abandoned*, or what is done just now."""
+    reason: str
+    """Why it was abandoned."""
+    traceback: str
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -36,20 +50,23 @@ class Status(msgspec.Struct, frozen=True):
     """Workers that died unwanted since the start."""
     failures: int
     """Errors of ours that the master survived; each is in the log."""
+    reload: ReloadStatus | None
     workers: tuple[WorkerStatus, ...]
 
 
 def snapshot(supervisor: Supervisor, scoreboard: Scoreboard, failures: int) -> Status:
-    """How things stand now; workers in the order of their slots."""
+    """How things stand now; workers in the order of their slots, then of age."""
     workers = []
-    for worker in sorted(supervisor.fleet.workers.values(), key=lambda worker: worker.slot):
-        said = scoreboard.read(worker.slot)
+    fleet = supervisor.fleet.workers.values()
+    for worker in sorted(fleet, key=lambda worker: (worker.slot, worker.number)):
+        said = scoreboard.read(worker.seat)
         workers.append(
             WorkerStatus(
                 slot=worker.slot,
                 generation=worker.generation,
                 pid=worker.life.pid,
                 phase=worker.life.phase.value,
+                unhealthy=worker.unhealthy,
                 connections=said.connections,
                 in_flight=said.in_flight,
                 requests=said.requests,
@@ -60,10 +77,24 @@ def snapshot(supervisor: Supervisor, scoreboard: Scoreboard, failures: int) -> S
     return Status(
         pid=os.getpid(),
         service=supervisor.service.value,
-        generation=supervisor.generation,
+        generation=supervisor.reloads.generation,
         wanted=supervisor.rules.workers,
         ready=len(supervisor.fleet.ready()),
-        crashes=supervisor.crashes,
+        crashes=supervisor.deaths.crashes,
         failures=failures,
+        reload=_reload(supervisor),
         workers=tuple(workers),
+    )
+
+
+def _reload(supervisor: Supervisor) -> ReloadStatus | None:
+    rollout = supervisor.reloads.current or supervisor.reloads.last
+    if rollout is None:
+        return None
+    return ReloadStatus(
+        generation=rollout.generation,
+        former=rollout.former,
+        step=rollout.step.value,
+        reason=rollout.reason,
+        traceback=rollout.traceback,
     )

@@ -5,7 +5,8 @@ A worker that is gone is forgotten at once: every worker here runs or may run.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from asgi_supervise.policy.lifecycle import Life, Phase
@@ -17,8 +18,11 @@ class Worker:
 
     number: int
     slot: int
+    seat: int
     generation: int
     life: Life
+    unhealthy: str = ""
+    """Why it shall be replaced: what its health check said."""
 
     def __str__(self) -> str:
         return f"worker slot={self.slot} gen={self.generation} pid={self.life.pid or '-'}"
@@ -47,7 +51,9 @@ class Fleet:
     def enlist(self, slot: int, generation: int, deadline: float) -> Worker:
         """A new worker, not yet known to exist."""
         self.asked += 1
-        worker = Worker(self.asked, slot, generation, Life(deadline))
+        taken = {worker.seat for worker in self.workers.values()}
+        seat = next(seat for seat in itertools.count() if seat not in taken)
+        worker = Worker(self.asked, slot, seat, generation, Life(deadline))
         self.workers[worker.number] = worker
         return worker
 
@@ -76,10 +82,24 @@ class Fleet:
         """Those that serve."""
         return [w for w in self.workers.values() if w.life.phase is Phase.READY]
 
-    def vacant(self, slots: Iterable[int]) -> list[int]:
-        """Of ``slots``, those in which no worker sits, whatever its phase."""
-        taken = {worker.slot for worker in self.workers.values()}
-        return [slot for slot in slots if slot not in taken]
+    def holding(self, slot: int) -> list[Worker]:
+        """Those in ``slot`` that were not told to leave it, whatever their phase."""
+        return [w for w in self.workers.values() if w.slot == slot and not w.life.retired]
+
+    def fresh_and_stale(
+        self, slot: int, generation: int, candidate: int | None
+    ) -> tuple[list[Worker], list[Worker]]:
+        """Those that hold ``slot``: healthy ones of ``generation``, and those to be replaced.
+
+        The canary of a ``candidate`` generation is neither.
+        """
+        fresh: list[Worker] = []
+        stale: list[Worker] = []
+        for worker in self.holding(slot):
+            if worker.generation != candidate:
+                good = worker.generation == generation and not worker.unhealthy
+                (fresh if good else stale).append(worker)
+        return fresh, stale
 
     def unreported(self, generation: int) -> list[Worker]:
         """Asked of the template of ``generation``, which has not said whether it forked them."""

@@ -1,9 +1,10 @@
-"""Who is late, and how soon a slot whose worker died gets another.
+"""The figures by which the fleet is judged, and how soon a slot whose worker died gets another.
 
 Three counters, because three questions are asked: does the application start at all (boot failures,
-counted by the supervisor at first start), does one slot die young (:class:`Backoff`), does the
-service as a whole have no hope (:class:`Intensity`). One counter for all three, as older managers
-have it, either restarts too slowly after one crash or hides a crash loop.
+counted by the supervisor at first start, by the rollout later), does one slot die young
+(:class:`Backoff`), does the service as a whole have no hope (:class:`Intensity`). One counter for
+all three, as older managers have it, either restarts too slowly after one crash or hides a crash
+loop.
 """
 
 from __future__ import annotations
@@ -26,6 +27,11 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     startup_timeout_s: float = 60.0
     graceful_timeout_s: float = 30.0
     preload: bool = False
+    stall_warn_s: float | None = 0.25
+    worker_timeout_s: float | None = 30.0
+    bake_s: float = 5.0
+    """How long the first worker of a generation is watched before the others follow."""
+    shutdown_delay_s: float = 0.0
     max_restarts: int = 5
     """Deaths per wanted worker within the window, after which a service that serves nobody ends."""
     restart_window_s: float = 60.0

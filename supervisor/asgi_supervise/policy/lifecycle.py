@@ -35,6 +35,7 @@ class Change(enum.Enum):
     BECAME_READY = "became ready"
     BOOT_FAILED = "boot failed"  # it said so and exits by itself
     RETIRED = "retired"  # we do not want it any more
+    CONDEMNED = "condemned"  # its loop hangs for good
     EXPIRED = "expired"  # its deadline has passed
     EXITED = "exited"  # and was reaped
     LOST = "lost"  # its template died before it said whether it forked it
@@ -46,6 +47,7 @@ class Duty(enum.Enum):
     NONE = "none"
     DRAIN = "drain"
     TERMINATE = "terminate"
+    ABORT = "abort"
     KILL = "kill"
     BURY = "bury"
     BUG = "bug"
@@ -60,6 +62,7 @@ LIFE: dict[Phase, dict[Change, tuple[Phase, Duty]]] = {
         _C.BECAME_READY: (_P.ASKED, _D.BUG),  # a worker runs on only after FORKED was sent
         _C.BOOT_FAILED: (_P.ASKED, _D.BUG),
         _C.RETIRED: (_P.LEAVING, _D.NONE),  # told when it turns up
+        _C.CONDEMNED: (_P.ASKED, _D.BUG),  # only who serves is judged
         _C.EXPIRED: (_P.KILLED, _D.KILL),
         _C.EXITED: (_P.ASKED, _D.BUG),
         _C.LOST: (_P.GONE, _D.BURY),
@@ -70,6 +73,7 @@ LIFE: dict[Phase, dict[Change, tuple[Phase, Duty]]] = {
         _C.BECAME_READY: (_P.READY, _D.NONE),
         _C.BOOT_FAILED: (_P.LEAVING, _D.NONE),
         _C.RETIRED: (_P.LEAVING, _D.TERMINATE),
+        _C.CONDEMNED: (_P.STARTING, _D.BUG),
         _C.EXPIRED: (_P.KILLED, _D.KILL),
         _C.EXITED: (_P.GONE, _D.BURY),
         _C.LOST: (_P.STARTING, _D.BUG),
@@ -80,6 +84,7 @@ LIFE: dict[Phase, dict[Change, tuple[Phase, Duty]]] = {
         _C.BECAME_READY: (_P.READY, _D.BUG),
         _C.BOOT_FAILED: (_P.READY, _D.BUG),
         _C.RETIRED: (_P.LEAVING, _D.DRAIN),
+        _C.CONDEMNED: (_P.LEAVING, _D.ABORT),
         _C.EXPIRED: (_P.KILLED, _D.KILL),
         _C.EXITED: (_P.GONE, _D.BURY),
         _C.LOST: (_P.READY, _D.BUG),
@@ -90,6 +95,7 @@ LIFE: dict[Phase, dict[Change, tuple[Phase, Duty]]] = {
         _C.BECAME_READY: (_P.LEAVING, _D.NONE),  # its message crossed ours
         _C.BOOT_FAILED: (_P.LEAVING, _D.NONE),
         _C.RETIRED: (_P.LEAVING, _D.NONE),
+        _C.CONDEMNED: (_P.LEAVING, _D.NONE),  # it has a deadline already
         _C.EXPIRED: (_P.KILLED, _D.KILL),
         _C.EXITED: (_P.GONE, _D.BURY),
         _C.LOST: (_P.GONE, _D.BURY),
@@ -100,6 +106,7 @@ LIFE: dict[Phase, dict[Change, tuple[Phase, Duty]]] = {
         _C.BECAME_READY: (_P.KILLED, _D.NONE),
         _C.BOOT_FAILED: (_P.KILLED, _D.NONE),
         _C.RETIRED: (_P.KILLED, _D.NONE),
+        _C.CONDEMNED: (_P.KILLED, _D.NONE),
         _C.EXPIRED: (_P.KILLED, _D.KILL),
         _C.EXITED: (_P.GONE, _D.BURY),
         _C.LOST: (_P.GONE, _D.BURY),
@@ -136,6 +143,7 @@ class Service(enum.Enum):
 
     BOOTING = "booting"  # first start: not every slot has been tried
     SERVING = "serving"
+    WITHDRAWN = "withdrawn"  # still serving, but said to be not ready: shutdown-delay runs
     STOPPING = "stopping"  # every process was told to leave
     KILLING = "killing"  # every process was killed
     DONE = "done"
@@ -146,6 +154,7 @@ class Turn(enum.Enum):
 
     BOOTED = "booted"  # every slot was tried, at least one serves
     STOP = "stop"
+    ELAPSED = "elapsed"  # shutdown-delay has passed
     KILL = "kill"
     GIVE_UP = "give up"  # the application cannot start, or a crash loop
     EMPTIED = "emptied"  # no process of ours is left
@@ -156,6 +165,7 @@ class Task(enum.Enum):
 
     NONE = "none"
     ANNOUNCE = "announce"
+    WITHDRAW = "withdraw"
     RETIRE_ALL = "retire all"
     KILL_ALL = "kill all"
     FINISH = "finish"
@@ -168,20 +178,31 @@ SERVICE: dict[Service, dict[Turn, tuple[Service, Task]]] = {
     _S.BOOTING: {
         _T.BOOTED: (_S.SERVING, _K.ANNOUNCE),
         _T.STOP: (_S.STOPPING, _K.RETIRE_ALL),
+        _T.ELAPSED: (_S.BOOTING, _K.BUG),
         _T.KILL: (_S.KILLING, _K.KILL_ALL),
         _T.GIVE_UP: (_S.KILLING, _K.KILL_ALL),
         _T.EMPTIED: (_S.BOOTING, _K.NONE),
     },
     _S.SERVING: {
         _T.BOOTED: (_S.SERVING, _K.BUG),
-        _T.STOP: (_S.STOPPING, _K.RETIRE_ALL),
+        _T.STOP: (_S.WITHDRAWN, _K.WITHDRAW),
+        _T.ELAPSED: (_S.SERVING, _K.BUG),
         _T.KILL: (_S.KILLING, _K.KILL_ALL),
         _T.GIVE_UP: (_S.KILLING, _K.KILL_ALL),
         _T.EMPTIED: (_S.SERVING, _K.NONE),
     },
+    _S.WITHDRAWN: {
+        _T.BOOTED: (_S.WITHDRAWN, _K.BUG),
+        _T.STOP: (_S.WITHDRAWN, _K.NONE),
+        _T.ELAPSED: (_S.STOPPING, _K.RETIRE_ALL),
+        _T.KILL: (_S.KILLING, _K.KILL_ALL),
+        _T.GIVE_UP: (_S.KILLING, _K.KILL_ALL),
+        _T.EMPTIED: (_S.WITHDRAWN, _K.NONE),
+    },
     _S.STOPPING: {
         _T.BOOTED: (_S.STOPPING, _K.BUG),
         _T.STOP: (_S.STOPPING, _K.NONE),
+        _T.ELAPSED: (_S.STOPPING, _K.BUG),
         _T.KILL: (_S.KILLING, _K.KILL_ALL),
         _T.GIVE_UP: (_S.STOPPING, _K.BUG),  # what leaves anyway is not given up
         _T.EMPTIED: (_S.DONE, _K.FINISH),
@@ -189,6 +210,7 @@ SERVICE: dict[Service, dict[Turn, tuple[Service, Task]]] = {
     _S.KILLING: {
         _T.BOOTED: (_S.KILLING, _K.BUG),
         _T.STOP: (_S.KILLING, _K.NONE),
+        _T.ELAPSED: (_S.KILLING, _K.BUG),
         _T.KILL: (_S.KILLING, _K.KILL_ALL),
         _T.GIVE_UP: (_S.KILLING, _K.BUG),
         _T.EMPTIED: (_S.DONE, _K.FINISH),
@@ -196,6 +218,7 @@ SERVICE: dict[Service, dict[Turn, tuple[Service, Task]]] = {
     _S.DONE: {
         _T.BOOTED: (_S.DONE, _K.BUG),
         _T.STOP: (_S.DONE, _K.NONE),
+        _T.ELAPSED: (_S.DONE, _K.BUG),
         _T.KILL: (_S.DONE, _K.NONE),
         _T.GIVE_UP: (_S.DONE, _K.BUG),
         _T.EMPTIED: (_S.DONE, _K.NONE),

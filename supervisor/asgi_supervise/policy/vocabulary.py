@@ -179,22 +179,24 @@ class MessageUnreadable(msgspec.Struct, frozen=True):
     reason: str
 
 
+TemplateEvent = (
+    TemplateForked | TemplateRefused | TemplateBecameReady | TemplateBootFailed | TemplateExited
+)
+WorkerEvent = (
+    WorkerForked
+    | WorkerRefused
+    | WorkerBecameReady
+    | WorkerBootFailed
+    | WorkerTurnedUnhealthy
+    | WorkerTurnedHealthy
+    | WorkerExited
+)
 Event = (
     Asked
     | SettingsRead
     | SettingsRefused
-    | TemplateForked
-    | TemplateRefused
-    | TemplateBecameReady
-    | TemplateBootFailed
-    | TemplateExited
-    | WorkerForked
-    | WorkerRefused
-    | WorkerBecameReady
-    | WorkerBootFailed
-    | WorkerExited
-    | WorkerTurnedUnhealthy
-    | WorkerTurnedHealthy
+    | TemplateEvent
+    | WorkerEvent
     | PromisesSeen
     | StacksRead
     | MessageUnreadable
