@@ -7,9 +7,20 @@ used, a pidfd cannot.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
+import socket
+import warnings
+from collections.abc import Callable
+from typing import NoReturn
 
+from asgi_supervise.host import channel, signals
+
+GO_ON = b"go"
+"""What a process forked by :func:`fork_twice` waits for."""
+
+_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -21,12 +32,79 @@ def become_subreaper() -> None:
     """Orphaned descendants become our children, so that we alone reap every worker."""
     if not hasattr(os, "pidfd_open"):
         raise UnsupportedSystem("asgi-supervise needs Linux 5.4 or newer (pidfds)")
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
-        reason = os.strerror(ctypes.get_errno())
+    if reason := _prctl(_PR_SET_CHILD_SUBREAPER, 1):
         raise UnsupportedSystem(f"cannot become a child subreaper: {reason}")
+
+
+def die_with_parent() -> None:
+    """From now on SIGKILL comes when the parent ends; if it had before, nothing does.
+
+    Not passed on by fork.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def outlive_parent() -> None:
+    """Undo :func:`die_with_parent`."""
+    _prctl(_PR_SET_PDEATHSIG, 0)
+
+
+def fork_twice(
+    work: Callable[[socket.socket, set[int]], NoReturn],
+) -> tuple[int, int, socket.socket]:
+    """Fork a grandchild, which becomes the child of our subreaper: the process in between ends at
+    once. While that one lives, the pid of the grandchild cannot be used again, and so that is when
+    the pidfd is opened.
+
+    The grandchild calls ``work`` with a socket and the signal mask to which to return; the signals
+    are blocked, and it shall wait until it reads GO_ON: at end-of-file nobody knows of it. Returns
+    its pid, its pidfd, and where to send GO_ON. Raises ``OSError``, and leaves nothing then.
+    """
+    here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with contextlib.ExitStack() as undo:
+        undo.enter_context(here)
+        with there:
+            with signals.blocked() as mask:
+                middle = _fork()
+                if middle == 0:
+                    here.close()
+                    _fork_again(lambda: work(there, mask), there)
+            with contextlib.suppress(ChildProcessError):  # the application ignores SIGCHLD
+                os.waitpid(middle, 0)
+        try:
+            answer, fds = channel.receive(here, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            answer, fds = b"", []
+        if not answer:
+            raise OSError(errno.ECHILD, "the child was killed")
+        number = int(answer)
+        if not fds:
+            failed = -number if number < 0 else errno.EMFILE
+            raise OSError(failed, os.strerror(failed))
+        undo.pop_all()
+        return number, fds[0], here
+
+
+def _fork_again(work: Callable[[], NoReturn], there: socket.socket) -> NoReturn:
+    """In the middle: fork, answer with pid and pidfd (or, less than 0, what failed), and end."""
+    try:
+        pid = _fork()
+        if pid == 0:
+            work()
+        socket.send_fds(there, [b"%d" % pid], [os.pidfd_open(pid)])
+    except OSError as error:
+        there.send(b"%d" % -(error.errno or errno.EIO))
+    finally:
+        os._exit(0)
+
+
+def _fork() -> int:
+    """As ``os.fork``, without its warning about threads: those of a preloaded application have been
+    named where something can be done about them.
+    """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*is multi-threaded, use of fork", DeprecationWarning)
+        return os.fork()
 
 
 def send_signal(pidfd: int, number: int) -> None:
@@ -58,3 +136,13 @@ def reap_stray(pid: int) -> None:
 
 def _status(result: os.waitid_result) -> int:
     return result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
+
+
+def _prctl(option: int, value: int) -> str:
+    """Why it was refused; "" if it was not."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, value, 0, 0, 0) == 0:
+        return ""
+    return os.strerror(ctypes.get_errno())

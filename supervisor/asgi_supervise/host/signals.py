@@ -1,9 +1,10 @@
 """The table signal → intent, and the pipe on which signals arrive.
 
-The handlers do nothing: Python writes the signal's number to the wake-up socket, and the master
-reads it there like any other event, in its one wait. Considered and refused: work in handlers
-(runs between any two instructions), signalfd (the mask is inherited by what the application
-starts).
+The handlers do nothing: Python writes the signal's number to the wake-up pipe, and the master reads
+it there like any other event, in its one wait. It is a pipe because that holds 65,536 of them until
+they are read; a socket pair holds 278 and drops the rest, SIGTERM among them. Considered and
+refused: work in handlers (runs between any two instructions), signalfd (the mask is inherited by
+what the application starts).
 
 A child of ours must not keep the pipe: it would write its own signals to its parent's. Therefore
 forks happen with all signals blocked (:func:`blocked`), and the child calls :func:`forget` before
@@ -12,8 +13,8 @@ it unblocks.
 
 from __future__ import annotations
 
+import os
 import signal
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from signal import Signals
@@ -25,8 +26,14 @@ INTENTS: dict[Signals, tuple[Intent, str]] = {
     Signals.SIGTERM: (Intent.STOP, "Stop gracefully: requests in flight are finished."),
     Signals.SIGINT: (Intent.INTERRUPT, "Ctrl-C: stop gracefully; a second one stops at once."),
     Signals.SIGQUIT: (Intent.QUIT, "Stop at once."),
-    Signals.SIGHUP: (Intent.RELOAD, "Reload."),
-    Signals.SIGUSR1: (Intent.REOPEN_LOGS, "Reopen log files."),
+    Signals.SIGHUP: (
+        Intent.RELOAD,
+        "Reload: read the settings and the application anew, replace the workers one by one.",
+    ),
+    Signals.SIGUSR1: (
+        Intent.REOPEN_LOGS,
+        "Reopen log files: after logrotate has moved them away.",
+    ),
     Signals.SIGUSR2: (Intent.UPGRADE, "Upgrade the master in place."),
     Signals.SIGTTIN: (Intent.MORE, "One worker more."),
     Signals.SIGTTOU: (Intent.FEWER, "One worker fewer."),
@@ -35,28 +42,26 @@ INTENTS: dict[Signals, tuple[Intent, str]] = {
 
 
 class SignalPipe:
-    """Signals as bytes on a socket. One in a process; belongs to the main thread."""
+    """Signals as bytes in a pipe. One in a process; belongs to the main thread."""
 
     def __init__(self) -> None:
-        self.reader, self._writer = socket.socketpair()
-        self.reader.setblocking(False)
-        self._writer.setblocking(False)
-        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in (*INTENTS, Signals.SIGCHLD):
             signal.signal(number, _noted)
 
     def read(self) -> list[Signals]:
         """Those that arrived since the last time, in order."""
         try:
-            return [Signals(number) for number in self.reader.recv(4096)]
+            return [Signals(number) for number in os.read(self.reader, 4096)]
         except BlockingIOError:
             return []
 
     def close(self) -> None:
         """Leave the handlers (a late signal must not kill), close the pipe."""
         signal.set_wakeup_fd(-1)
-        self.reader.close()
-        self._writer.close()
+        os.close(self.reader)
+        os.close(self._writer)
 
 
 def forget(pipe: SignalPipe) -> None:

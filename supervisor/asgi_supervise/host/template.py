@@ -4,14 +4,15 @@ It has no loop and no threads. It holds our own modules, with ``--preload`` the 
 sits in a blocking ``recv`` and forks when told. Every worker comes from here – start, crash
 replacement, later scale-up and reload – so there is one path to test.
 
-Workers are forked twice over: the one in the middle ends at once, so that the worker becomes a
-child of the master (a subreaper), which alone reaps it. While the one in the middle lives, the
-worker's pid cannot be used again; that is when its pidfd is opened. The worker goes on only after
-the master was told of it, so *Spawned* always arrives before *Ready*.
+Workers are forked twice over, so that they become children of the master, which alone reaps them. A
+worker goes on only after the master was told of it, so *Spawned* always arrives before *Ready*.
 
-End-of-file on the channel means that no worker will be asked for any more: the service stops, or
-the master is gone. Workers then stop by themselves; a worker stuck in application code does not,
-and the template is who sees to it that it ends within the graceful time-out.
+End-of-file on the channel means that no worker will be asked for any more: the generation is
+retired, the service stops, or the master is gone. In the first two cases the workers are the
+master's business, and the template only waits until they have left – or the master is gone after
+all, which a hang-up of the channel tells. Then workers stop by themselves; a worker stuck in
+application code does not, and the template is who sees to it that it ends within the graceful
+time-out.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import logging
+import math
 import os
 import select
 import signal
@@ -26,19 +29,20 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn, Protocol
 
+import msgspec
 from setproctitle import setproctitle
 
-from asgi_supervise.host import children, privileges, signals
+from asgi_supervise.host import channel as channels
+from asgi_supervise.host import children, preload, privileges, signals
 from asgi_supervise.host.sockets import Listeners
 from asgi_worker.contract import (
-    LONGEST_MESSAGE_BYTES,
     BootFailed,
     Exit,
     Message,
+    Reopen,
     Spawn,
     Spawned,
     SpawnFailed,
@@ -49,9 +53,8 @@ from asgi_worker.contract import (
 )
 from asgi_worker.scoreboard import Scoreboard
 
-GO_ON = b"go"
-MASTERS_TURN_S = 1.0
-"""How much longer a living master has for workers that do not stop."""
+log = logging.getLogger("asgi_supervise")
+
 KILL_WAIT_S = 5.0
 """How long the template waits for workers it has killed: one may be stuck in the kernel."""
 
@@ -59,15 +62,18 @@ KILL_WAIT_S = 5.0
 class RunWorker(Protocol):
     """``asgi_worker.main.run``: a worker from fork to exit status."""
 
-    def __call__(
+    def __call__(  # noqa: PLR0913 - all that a worker is
         self,
         settings: WorkerSettings,
         *,
         slot: int,
+        seat: int,
         generation: int,
         listeners: list[socket.socket],
         channel: socket.socket,
         scoreboard: Scoreboard,
+        stacks: int,
+        access_log: int,
         app: object | None,
     ) -> int: ...
 
@@ -82,6 +88,8 @@ class Blueprint:
     preload: bool = False
     identity: privileges.Identity | None = None
     umask: int | None = None
+    access_log: int = 1
+    """Descriptor for access-log lines."""
     run_worker: str = "asgi_worker.main:run"
     """Where a :class:`RunWorker` is; imported in the template, never in the master."""
 
@@ -93,8 +101,8 @@ class Template:
     blueprint: Blueprint
     generation: int
     channel: socket.socket
-    master: int
-    """Its pid; our parent, as long as it lives."""
+    stacks: int
+    """Descriptor of the file for its stacks; already written to when asked."""
     pidfds: list[int]
     """Of every worker of the generation that may still run: those of a former template, which died,
     and those forked here.
@@ -113,7 +121,6 @@ class Template:
         self.tell(TemplateReady())
         while order := self.next_order():
             self.spawn(*order, run_worker)
-        self.channel.close()
         self.blueprint.listeners.close()
         self.see_workers_out()
         return Exit.OK
@@ -130,75 +137,89 @@ class Template:
         if self.blueprint.identity is not None:
             privileges.take_on(self.blueprint.identity)
         if self.blueprint.preload:
-            from asgi_worker.application import load
-
-            self.app = load(self.blueprint.settings)
+            self.load_application()
         gc.collect()
         gc.freeze()  # a collection in a worker would write to, and so copy, every shared page
         return run_worker
 
-    def next_order(self) -> tuple[int, socket.socket] | None:
-        """Wait for the next worker asked for: slot and channel. ``None``: there is no more."""
+    def load_application(self) -> None:
+        """Import the application; say what of it will not reach the workers."""
+        from asgi_worker.application import load
+
+        settings = self.blueprint.settings
+        before = preload.descriptors()
+        if not self.pidfds:  # there is nobody to see out: an import that hangs must not stay behind
+            children.die_with_parent()
+            if self.master_is_gone():
+                return
+        try:
+            self.app = load(settings)
+        finally:
+            children.outlive_parent()
+        for name in ("asgi_supervise", "asgi_worker"):
+            # An application that configures logging switches off, by default, all who are there.
+            logging.getLogger(name).disabled = False
+        gc.collect()  # what is garbage need not be closed by anybody
+        if remains := preload.remains(before):
+            log.warning("%s", preload.warning(settings.app, remains))
+
+    def next_order(self) -> tuple[Spawn, socket.socket, int] | None:
+        """Wait for the next worker asked for, its channel and its file for stacks. ``None``: there
+        is no more.
+        """
         while True:
             try:
-                datagram, fds, _, _ = socket.recv_fds(self.channel, LONGEST_MESSAGE_BYTES, 1)
+                datagram, received = channels.receive(self.channel)
             except ConnectionResetError:
                 continue  # the master is gone and had not read all; end-of-file comes next
             if not datagram:
                 return None
-            message = decode(datagram)
-            if isinstance(message, Spawn) and fds:
-                return message.slot, socket.socket(fileno=fds[0])
+            with channels.closing(received) as fds:
+                try:
+                    message = decode(datagram)
+                except msgspec.DecodeError as error:
+                    log.warning("the template ignores a message of the master: %s", error)
+                    continue
+                match message:
+                    case Spawn() if len(fds) == 2:
+                        stacks, channel = fds.pop(), fds.pop()
+                        return message, socket.socket(fileno=channel), stacks
+                    case Spawn(seat=seat):
+                        self.tell(SpawnFailed(seat, "recvmsg: no descriptors left"))
+                    case Reopen():
+                        flush_streams()
+                        channels.put_in_place(message, fds)
+                    case _:
+                        log.warning("the template ignores a message not for it: %r", message)
 
     def tell(self, message: Message, *fds: int) -> None:
         """Tell the master. If there is none any more, the next order is end-of-file."""
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             socket.send_fds(self.channel, [encode(message)], fds)
 
-    def spawn(self, slot: int, channel: socket.socket, run_worker: RunWorker) -> None:
-        """Fork a worker into ``slot`` and report it."""
+    def spawn(
+        self, order: Spawn, channel: socket.socket, stacks: int, run_worker: RunWorker
+    ) -> None:
+        """Fork a worker and report it."""
         self.pidfds = _running(self.pidfds)
-        here, there = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with channel, here, there:
-            with signals.blocked() as mask:
-                try:
-                    middle = os.fork()
-                except OSError as error:
-                    self.tell(SpawnFailed(slot, f"fork: {error.strerror}"))
-                    return
-                if middle == 0:
-                    here.close()
-                    self.fork_again(
-                        lambda: self.work(slot, channel, there, mask, run_worker), there
-                    )
-            os.waitpid(middle, 0)  # from here on the worker is the master's child
+        with channel, channels.closing([stacks]):
             try:
-                answer, fds, _, _ = socket.recv_fds(here, 256, 1, socket.MSG_DONTWAIT)
-            except BlockingIOError:
-                answer, fds = b"fork: the child was killed", []
-            if fds:
-                self.pidfds += fds
-                self.tell(Spawned(slot, int(answer)), *fds)
-                here.send(GO_ON)
-            else:
-                self.tell(SpawnFailed(slot, answer.decode()))
-
-    def fork_again(self, work: Callable[[], NoReturn], there: socket.socket) -> NoReturn:
-        """In the middle: fork the worker, answer with its pid and pidfd, and end."""
-        try:
-            pid = os.fork()
-            if pid == 0:
-                work()
-            socket.send_fds(there, [b"%d" % pid], [os.pidfd_open(pid)])
-        except OSError as error:
-            there.send(f"fork: {error.strerror}".encode())
-        finally:
-            os._exit(Exit.OK)
+                pid, pidfd, go_on = children.fork_twice(
+                    lambda there, mask: self.work(order, channel, stacks, there, mask, run_worker)
+                )
+            except OSError as error:
+                self.tell(SpawnFailed(order.seat, f"fork: {error.strerror}"))
+                return
+        with go_on:
+            self.pidfds.append(pidfd)
+            self.tell(Spawned(order.seat, pid), pidfd)
+            go_on.send(children.GO_ON)
 
     def work(
         self,
-        slot: int,
+        order: Spawn,
         channel: socket.socket,
+        stacks: int,
         there: socket.socket,
         mask: set[int],
         run_worker: RunWorker,
@@ -206,21 +227,28 @@ class Template:
         """In the worker: let go of what is not ours, and work."""
         status: int = Exit.INTERNAL
         try:
-            if there.recv(len(GO_ON)) != GO_ON:  # nobody was told of us
+            if there.recv(16) != children.GO_ON:  # nobody was told of us
                 os._exit(Exit.OK)
             there.close()
             self.channel.close()
             for pidfd in self.pidfds:
                 os.close(pidfd)
-            self.blueprint.listeners.keep_only(slot)
+            # In the place of the template's file: what writes to that descriptor now writes to our
+            # own, and there is no moment at which the signal would not be handled.
+            os.dup2(stacks, self.stacks, inheritable=False)
+            os.close(stacks)
+            self.blueprint.listeners.keep_only(order.slot)
             signals.obey_termination(mask)
             status = run_worker(
                 self.blueprint.settings,
-                slot=slot,
+                slot=order.slot,
+                seat=order.seat,
                 generation=self.generation,
-                listeners=self.blueprint.listeners.of_slot(slot),
+                listeners=self.blueprint.listeners.of_slot(order.slot),
                 channel=channel,
                 scoreboard=self.blueprint.scoreboard,
+                stacks=self.stacks,
+                access_log=self.blueprint.access_log,
                 app=self.app,
             )
         except BaseException:  # noqa: BLE001 - a child must not return into its parent's code
@@ -228,42 +256,55 @@ class Template:
         finally:
             _leave(status)
 
-    def see_workers_out(self) -> None:
-        """Wait until every worker has ended; kill those that have not within their time.
+    def master_is_gone(self) -> bool:
+        """Its end of the channel is closed, not only shut for writing."""
+        poll = select.poll()
+        poll.register(self.channel, 0)  # a hang-up is always told
+        return bool(poll.poll(0))
 
-        While the master lives it does that itself, and says so in the log.
+    def see_workers_out(self) -> None:
+        """Wait until every worker has ended.
+
+        They are the master's to stop: what we would send could cut short what it has told them.
+        When it is gone they are ours, and those that have not ended within their time are killed.
         """
+        if self.wait_for_workers(math.inf, self.channel):
+            return
         deadline = time.monotonic() + self.blueprint.settings.graceful_timeout_s
         for pidfd in self.pidfds:
             children.send_signal(pidfd, signal.SIGTERM)
         if self.wait_for_workers(deadline):
             return
-        if os.getppid() == self.master and self.wait_for_workers(deadline + MASTERS_TURN_S):
-            return
         for pidfd in self.pidfds:
             children.send_signal(pidfd, signal.SIGKILL)
         self.wait_for_workers(time.monotonic() + KILL_WAIT_S)
 
-    def wait_for_workers(self, deadline: float) -> bool:
-        """Whether all have ended by ``deadline``."""
+    def wait_for_workers(self, deadline: float, master: socket.socket | None = None) -> bool:
+        """Whether all have ended by ``deadline``, or before ``master`` hung up."""
+        self.pidfds = _running(self.pidfds)
         while self.pidfds:
             poll = select.poll()
             for pidfd in self.pidfds:
                 poll.register(pidfd, select.POLLIN)
+            if master is not None:
+                poll.register(master, 0)
             left_s = deadline - time.monotonic()
-            if left_s <= 0 or not poll.poll(left_s * 1000 + 1):
+            if left_s <= 0:
+                return False
+            ready = poll.poll(None if left_s == math.inf else left_s * 1000 + 1)
+            if not ready or (master is not None and (master.fileno(), select.POLLHUP) in ready):
                 return False
             self.pidfds = _running(self.pidfds)
         return True
 
 
 def live(
-    blueprint: Blueprint, generation: int, channel: socket.socket, master: int, pidfds: list[int]
+    blueprint: Blueprint, generation: int, channel: socket.socket, stacks: int, pidfds: list[int]
 ) -> NoReturn:
     """Be the template, in a process just forked for it, and end."""
     status: int = Exit.INTERNAL
     try:
-        status = Template(blueprint, generation, channel, master, pidfds).run()
+        status = Template(blueprint, generation, channel, stacks, pidfds).run()
     except BaseException:  # noqa: BLE001 - a child must not return into its parent's code
         traceback.print_exc()
     finally:
