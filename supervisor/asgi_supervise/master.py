@@ -19,7 +19,8 @@ from asgi_supervise.control.status import Status, snapshot
 from asgi_supervise.host import logs, privileges, sockets
 from asgi_supervise.host.children import UnsupportedSystem
 from asgi_supervise.host.pidfile import PidFile, PidFileError, PidFileTaken
-from asgi_supervise.host.system import Host, PosixHost
+from asgi_supervise.host.posix import PosixHost
+from asgi_supervise.host.system import Host
 from asgi_supervise.host.template import Blueprint
 from asgi_supervise.plans import Plans, Reread, entitle, rules_of
 from asgi_supervise.policy import vocabulary as v

@@ -71,4 +71,6 @@ def test_service_is_total_and_never_goes_back(service: Service, turn: Turn) -> N
 def test_every_way_of_stopping_ends(service: Service) -> None:
     for turn in (Turn.STOP, Turn.KILL):
         after, _ = SERVICE[service][turn]
+        if after is Service.WITHDRAWN:
+            after, _ = SERVICE[after][Turn.ELAPSED]
         assert SERVICE[after][Turn.EMPTIED] == (Service.DONE, Task.FINISH)

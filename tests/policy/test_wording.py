@@ -11,7 +11,7 @@ from asgi_supervise.policy.wording import Complaints, how_it_died
         (0, "exited with status 0"),
         (3, "exited with status 3"),
         (-9, "was killed by SIGKILL"),
-        (-11, "was killed by SIGSEGV"),
+        (-11, "crashed in native code (SIGSEGV)"),
         (-99, "was killed by signal 99"),
     ],
 )

@@ -80,7 +80,7 @@ class Supervisor:
             case v.StacksRead():
                 self._watch.read(event, now)
             case v.MessageUnreadable(sender=sender, reason=reason):
-                self._journal.say("error", f"{sender} sent what cannot be used: {reason}")
+                self._journal.say("error", f"{sender} sent a message that cannot be used: {reason}")
             case _:
                 self._processes.observe(event, now)
                 if isinstance(event, v.WorkerBecameReady) and self.service is Service.WITHDRAWN:
@@ -141,13 +141,12 @@ class Supervisor:
                     self._lives.step(worker, Change.RETIRED, now)
 
     def _judge(self, now: float) -> None:
-        match self.service:
-            case Service.BOOTING | Service.SERVING | Service.WITHDRAWN:
-                self._judge_hope(now)
-            case Service.STOPPING | Service.KILLING if self.fleet.empty():
-                self._turn(Turn.EMPTIED, now, "")
+        if self.service in (Service.BOOTING, Service.SERVING, Service.WITHDRAWN):
+            self._judge_hope(now)
         if self._stop_at <= now:
-            self._turn(Turn.ELAPSED, now, "shutdown-delay")
+            self._turn(Turn.ELAPSED, now, "shutdown-delay is over")
+        if self.service in (Service.STOPPING, Service.KILLING) and self.fleet.empty():
+            self._turn(Turn.EMPTIED, now, "")
         if self.service is Service.SERVING:
             self.reloads.finish(now)
             self.reloads.begin(now)
