@@ -19,13 +19,23 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 import psutil
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 40.0
+OUTCOME = r"reload (?P<outcome>complete|failed).*"
+"""How a reload ended."""
 BAD = re.compile(r"\[BUG\]|\b(ERROR|CRITICAL)\b|Traceback|Exception|ResourceWarning")
+
+
+class Crewman(NamedTuple):
+    """A worker, by its process title."""
+
+    slot: int
+    generation: int
+    pid: int
 
 
 class Service:
@@ -50,6 +60,7 @@ class Service:
             "PATH": os.environ["PATH"],
             "PYTHONPATH": f"{ROOT / 'supervisor'}:{ROOT / 'workers'}:{ROOT}",
             "PYTHONDEVMODE": "1",
+            "PYTHONDONTWRITEBYTECODE": "1",  # a module rewritten within a second looks the same
             **(environment or {}),
         }
         self._seen = 0
@@ -114,6 +125,12 @@ class Service:
             alive = self._read(deadline)
             assert alive, f"{pattern!r} was not logged before the end"
 
+    def read_on(self, seconds: float) -> None:
+        """Read the log for a while, so that who writes to it is not held up."""
+        deadline = time.monotonic() + seconds
+        while (left_s := deadline - time.monotonic()) > 0 and self._selector.select(left_s):
+            assert self._read(deadline + PATIENCE_S), "all processes have ended"
+
     def serving(self) -> tuple[str, int]:
         """Wait until it serves: host and port of its (last) TCP address."""
         line = self.wait_line(r"serving on (.*) with .*$")
@@ -132,14 +149,27 @@ class Service:
             pass
         return self.process.wait()
 
-    def workers(self) -> dict[int, int]:
-        """Pids of the running workers by slot, as ps shows them."""
-        found = {}
+    def crew(self) -> list[Crewman]:
+        """The running workers, as ps shows them: the oldest of a slot first."""
+        found = []
         for child in psutil.Process(self.process.pid).children():
             with contextlib.suppress(psutil.Error):
-                if match := re.search(r"worker slot=(\d+)", " ".join(child.cmdline())):
-                    found[int(match[1])] = child.pid
-        return found
+                if match := re.search(r"worker slot=(\d+) gen=(\d+)", " ".join(child.cmdline())):
+                    found.append(Crewman(int(match[1]), int(match[2]), child.pid))
+        return sorted(found)
+
+    def workers(self) -> dict[int, int]:
+        """Pids of the running workers by slot: of two in one slot, that of the newer generation."""
+        return {one.slot: one.pid for one in self.crew()}
+
+    def hang_up(self) -> None:
+        """SIGHUP to the master."""
+        self.process.send_signal(signal.SIGHUP)
+
+    def reload(self, within_s: float = PATIENCE_S) -> re.Match[str]:
+        """SIGHUP, and the line that says how that ended."""
+        self.hang_up()
+        return self.wait_line(OUTCOME, within_s)
 
     def listening(self) -> set[tuple[str, int]]:
         """Where the master listens, whether it serves yet or not."""
@@ -149,13 +179,14 @@ class Service:
             if found.status == psutil.CONN_LISTEN
         }
 
-    def template(self) -> int:
-        """The pid of the running template, which may take a moment to be."""
+    def template(self, generation: int | None = None) -> int:
+        """The pid of the running template (of ``generation``), which may take a moment to be."""
+        title = ": template" if generation is None else f": template gen={generation} "
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
             for child in psutil.Process(self.process.pid).children():
                 with contextlib.suppress(psutil.Error):
-                    if ": template" in " ".join(child.cmdline()):
+                    if title in " ".join(child.cmdline()):
                         return child.pid
             time.sleep(0.005)
         raise AssertionError("there is no template")

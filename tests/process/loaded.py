@@ -1,0 +1,75 @@
+"""A service with a crowd before it and a directory of releases behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from tests.process.crowd import Crowd
+from tests.process.releases import Releases
+from tests.process.service import Service
+from tests.process.tally import Plan
+
+QUIET = Plan(host="", port=0, rate=280, kept=20, fresh=4, slow=4, uploaders=2, websockets=4)
+"""A tenth of the crowd, where something else than load is tested."""
+FULL = Plan(host="", port=0)
+
+
+class Loaded(NamedTuple):
+    """What a test under load has to do with."""
+
+    service: Service
+    crowd: Crowd
+    releases: Releases
+
+
+@contextlib.contextmanager
+def under_load(
+    title: str,
+    *words: str,
+    plan: Plan = QUIET,
+    workers: int = 2,
+    errors_expected: bool = False,
+    may_close: Sequence[int] = (1012,),
+    stops: bool = False,
+) -> Iterator[Loaded]:
+    """A service with ``workers`` and the crowd of ``plan``, which the test has to stop itself.
+
+    ``stops``: the test stops the service, so users who are refused do not come again.
+    """
+    with Releases() as releases:
+        words = ("-w", str(workers), *releases.words, *words)
+        with Service(
+            *words,
+            app=releases.app,
+            errors_expected=errors_expected,
+            environment={"PYTHONDEVMODE": ""},  # its checks would be most of what is measured
+        ) as service:
+            host, port = service.serving()
+            plan = plan.at(host, port, may_close=tuple(may_close), stops=stops)
+            with Crowd(plan, title) as crowd:
+                yield Loaded(service, crowd, releases)
+
+
+@contextlib.contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """``pid`` gets no turn on the CPU meanwhile."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def spend(seconds: float) -> None:
+    """Let the crowd work: how long something goes well is what is tested."""
+    time.sleep(seconds)
+
+
+def warnings(log: str) -> list[str]:
+    return [line for line in log.splitlines() if re.search(r" (WARNING|ERROR|CRITICAL) ", line)]

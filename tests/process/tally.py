@@ -1,0 +1,214 @@
+"""What a crowd saw: every answer counted, every failure named, nothing left out.
+
+The only vocabulary between the process of the crowd and the test that started it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import time
+from array import array
+from collections import Counter
+from collections.abc import Collection
+
+import msgspec
+
+KEPT_FAILURES = 2000
+"""More are counted, but not described one by one."""
+
+
+class Kind(enum.StrEnum):
+    """How a user can be disappointed."""
+
+    REFUSED = "refused"
+    RESET_FIRST = "reset on a first request"
+    RESET_KEPT = "reset on a kept-alive connection"
+    CUT = "answer begun and not finished"
+    TIMED_OUT = "timed out"
+    WRONG_STATUS = "wrong status"
+    WRONG_BODY = "wrong body"
+    WEBSOCKET_CLOSED = "WebSocket closed with another code"
+    WEBSOCKET_LOST = "WebSocket lost, or its echo"
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """One of them. ``pid`` is the worker that last answered on this connection; 0: none had."""
+
+    kind: Kind
+    user: str
+    pid: int
+    at: float
+    """``time.monotonic()``, which all processes of a machine share."""
+    detail: str
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Who shall come, and how often. ``rate``: requests of all, but for the slow ones, a second."""
+
+    host: str
+    port: int
+    rate: float = 2800.0
+    kept: int = 200
+    fresh: int = 16
+    slow: int = 16
+    uploaders: int = 8
+    websockets: int = 8
+    patience_s: float = 20.0
+    may_close: tuple[int, ...] = (1012,)
+    """Codes with which a WebSocket may be closed; its user comes again."""
+    leaves_when_refused: bool = False
+    """The service is to be stopped: a refused user is counted and does not come again."""
+
+    def at(self, host: str, port: int, may_close: tuple[int, ...], *, stops: bool) -> Plan:
+        """The same crowd, at this address."""
+        return msgspec.structs.replace(
+            self, host=host, port=port, may_close=may_close, leaves_when_refused=stops
+        )
+
+    def patient(self, patience_s: float) -> Plan:
+        """The same crowd, which waits so long for an answer."""
+        return msgspec.structs.replace(self, patience_s=patience_s)
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """What has been seen until now."""
+
+    seconds: float
+    answers: int
+    """Complete and right, of every kind of user; an echo counts as one."""
+    in_all: int
+    """Answers since the first of the crowd came; the others count from when all were there."""
+    p99_ms: float
+    worst_ms: float
+    """From the moment a user wanted to send to the last octet; slow users are left out."""
+    reconnects: int
+    """Kept-alive connections that the server closed between two requests, as it may."""
+    renewals: int
+    """WebSockets closed with a code that was allowed, and connected again."""
+    interrupted: int
+    """Messages under way while such a close came the other way; they were sent again."""
+    versions: dict[str, int]
+    pids: dict[int, int]
+    failed: dict[Kind, int]
+    failures: tuple[Failure, ...]
+
+    @property
+    def rate(self) -> float:
+        return self.answers / self.seconds
+
+    @property
+    def lost(self) -> int:
+        """All failures of all kinds."""
+        return sum(self.failed.values())
+
+    @property
+    def refused(self) -> int:
+        """Failures that a service which was told to stop is allowed."""
+        return self.failed.get(Kind.REFUSED, 0)
+
+    def beyond(self, pids: Collection[int], moments: Collection[float] = ()) -> list[Failure]:
+        """The failures that killing the workers ``pids`` at ``moments`` does not explain.
+
+        It explains that connections to them ended, also those that none had answered yet: for
+        these only the time can tell, and who had a time-out or was refused is not explained at all.
+        """
+        assert len(self.failures) == self.lost, "more failures than can be told apart"
+        return [one for one in self.failures if not _explained(one, pids, moments)]
+
+    def table(self, title: str) -> str:
+        """One line each for what was reached, and for every kind of failure."""
+        versions = ", ".join(f"{name}: {count}" for name, count in sorted(self.versions.items()))
+        rows = [
+            ("answers", f"{self.answers} in {self.seconds:.1f} s, {self.rate:.0f}/s ({versions})"),
+            ("p99, worst", f"{self.p99_ms:.1f} ms, {self.worst_ms:.1f} ms"),
+            (
+                "reconnects",
+                f"{self.reconnects}, WebSockets {self.renewals} "
+                f"(with {self.interrupted} messages under way)",
+            ),
+            *((str(kind), str(self.failed.get(kind, 0))) for kind in Kind),
+            ("failed in all", str(self.lost)),
+        ]
+        lines = [f"{name:<36}{figure}" for name, figure in rows]
+        kinds = Counter((one.kind, one.user, one.pid, one.detail) for one in self.failures)
+        lines += [
+            f"  {count} x {' | '.join(map(str, what))}" for what, count in kinds.most_common(12)
+        ]
+        return "\n".join([f"--- {title}", *lines])
+
+
+ENDED = (Kind.RESET_FIRST, Kind.RESET_KEPT, Kind.CUT, Kind.WEBSOCKET_LOST)
+AROUND_DEATH_S = 0.5
+
+
+def _explained(failure: Failure, pids: Collection[int], moments: Collection[float]) -> bool:
+    if failure.kind not in ENDED:
+        return False
+    if failure.pid:
+        return failure.pid in pids
+    return any(abs(failure.at - moment) < AROUND_DEATH_S for moment in moments)
+
+
+class Book:
+    """What all users of a crowd have seen; the one place where it is written down."""
+
+    def __init__(self, plan: Plan, loop: asyncio.AbstractEventLoop) -> None:
+        self.plan = plan
+        self.loop = loop
+        self.leaving = False
+        self.began_at = time.monotonic()
+        self._ended_at = 0.0
+        self._before = 0
+        self.answers = 0
+        self.reconnects = 0
+        self.renewals = 0
+        self.interrupted = 0
+        self._took_ms = array("d")
+        self._versions: Counter[str] = Counter()
+        self._pids: Counter[int] = Counter()
+        self._failed: Counter[Kind] = Counter()
+        self._failures: list[Failure] = []
+
+    def begin(self) -> None:
+        """All are there: forget what was answered until now, but no failure."""
+        self.began_at = time.monotonic()
+        self._before, self.answers = self.answers, 0
+        self._versions.clear()
+        self._pids.clear()
+        del self._took_ms[:]
+
+    def end(self) -> None:
+        """No more is asked; what is still answered took none of the time in which it was asked."""
+        self._ended_at = time.monotonic()
+
+    def answered(self, took_s: float | None, version: str, pid: int) -> None:
+        """``took_s`` is ``None`` where it says something of the user only."""
+        self.answers += 1
+        self._versions[version] += 1
+        self._pids[pid] += 1
+        if took_s is not None:
+            self._took_ms.append(took_s * 1000)
+
+    def failed(self, kind: Kind, user: str, pid: int, detail: object) -> None:
+        self._failed[kind] += 1
+        if len(self._failures) < KEPT_FAILURES:
+            text = str(detail)[:200]
+            self._failures.append(Failure(kind, user, pid, time.monotonic(), text))
+
+    def result(self) -> Result:
+        took = sorted(self._took_ms) or [0.0]
+        return Result(
+            seconds=(self._ended_at or time.monotonic()) - self.began_at,
+            answers=self.answers,
+            in_all=self._before + self.answers,
+            p99_ms=took[int(len(took) * 0.99)],
+            worst_ms=took[-1],
+            reconnects=self.reconnects,
+            renewals=self.renewals,
+            interrupted=self.interrupted,
+            versions=dict(self._versions),
+            pids=dict(self._pids),
+            failed=dict(self._failed),
+            failures=tuple(self._failures),
+        )

@@ -1,0 +1,127 @@
+"""The system says no – no descriptors, no processes, no space – or not yet, and nobody notices."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.process.faults import failing, needs_strace
+from tests.process.loaded import spend, under_load, warnings
+from tests.process.service import until
+
+pytestmark = [pytest.mark.process, pytest.mark.slow, needs_strace]
+
+EVERY_WAIT = "epoll_wait,epoll_pwait,poll,ppoll,select,pselect6"
+EVERY_TRANSFER = "accept,accept4,read,readv,recvfrom,recvmsg,write,writev,sendto,sendmsg"
+EVERY_FORK = "fork,vfork,clone,clone3"
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+@pytest.mark.parametrize("error", ["EMFILE", "ENFILE", "ECONNABORTED", "ENOBUFS"])
+def test_a_worker_that_can_accept_nothing_for_a_while(error: str, loop: str) -> None:
+    """Who connects waits, or is served by somebody else; it is told once."""
+    with under_load(f"{error} in accept, {loop}", "--loop", loop) as (service, crowd, _):
+        with failing(service.workers()[0], "accept,accept4", f"error={error}:when=1..4") as fault:
+            crowd.until(lambda _: fault.count() == 4, "four times nothing was accepted")
+            spend(1)
+        assert crowd.stop().lost == 0
+    assert len(warnings(service.log)) <= 1
+    assert ("accept" in "".join(warnings(service.log))) == (
+        error in ("EMFILE", "ENFILE", "ENOBUFS")
+    )
+
+
+def test_a_template_that_cannot_fork() -> None:
+    """The death of a worker cuts what it had; that another is late costs nothing."""
+    with under_load("EAGAIN in the template's fork", errors_expected=True) as (service, crowd, _):
+        victim = service.workers()[0]
+        with failing(service.template(), EVERY_FORK, "error=EAGAIN:when=1..2") as fault:
+            os.kill(victim, signal.SIGKILL)
+            service.wait_line(r"cannot fork worker slot=0 gen=1.*: fork: Resource temporarily")
+            service.wait_line(r"worker slot=0 gen=1 pid=\d+ ready")
+            assert fault.count() == 2
+        result = crowd.stop()
+        assert not result.beyond([victim], [0.0])
+    assert service.log.count("cannot fork worker") == 2
+
+
+def test_a_master_that_cannot_fork() -> None:
+    with under_load("EAGAIN in the master's fork", errors_expected=True) as (service, crowd, _):
+        before = service.workers()
+        with failing(service.process.pid, EVERY_FORK, "error=EAGAIN:when=1..2") as fault:
+            os.kill(service.template(), signal.SIGKILL)
+            service.wait_line(r"cannot fork template gen=1.*: .*Resource temporarily")
+            until(lambda: fault.count() == 2, "it tried again")
+            service.template()
+        assert service.workers() == before
+        assert crowd.stop().lost == 0
+
+
+@pytest.mark.parametrize("call", ["socketpair", "memfd_create"])
+@pytest.mark.parametrize("error", ["EMFILE", "ENOMEM"])
+def test_a_master_that_cannot_make_what_a_worker_needs(error: str, call: str) -> None:
+    with under_load(f"{error} in the master's {call}", errors_expected=True) as (service, crowd, _):
+        victim = service.workers()[1]
+        with failing(service.process.pid, call, f"error={error}:when=1") as fault:
+            os.kill(victim, signal.SIGKILL)
+            service.wait_line(r"cannot fork worker slot=1 gen=1.*: ")
+            service.wait_line(r"worker slot=1 gen=1 pid=\d+ ready")
+            assert fault.count() == 1
+        assert not crowd.stop().beyond([victim], [0.0])
+    assert service.log.count("cannot fork worker") == 1
+
+
+def test_a_log_that_is_full() -> None:
+    """What the master wants to say meanwhile is lost, and nothing else."""
+    with under_load("ENOSPC in the master's log") as (service, crowd, _):
+        before = service.workers()
+        with failing(service.process.pid, "write,writev", "error=ENOSPC") as fault:
+            os.kill(before[0], signal.SIGKILL)
+            until(lambda: service.workers().get(0, before[0]) != before[0], "it is replaced")
+            until(lambda: fault.count() >= 1, "it wanted to say so")
+            spend(0.5)
+        os.kill(before[1], signal.SIGKILL)
+        service.wait_line(rf"pid={before[1]} was killed by SIGKILL")
+        service.wait_line(r"slot=1 .* ready$")
+        assert not crowd.stop().beyond(list(before.values()), [0.0])
+
+
+def test_an_access_log_that_is_full(tmp_path: Path) -> None:
+    path = tmp_path / "access.log"
+    words = ["--access-log", "--access-log-file", str(path)]
+    with under_load("ENOSPC in the access log", *words) as (service, crowd, _):
+        pid = service.workers()[0]
+        with failing(pid, "write,writev", "error=ENOSPC") as fault:
+            until(lambda: fault.count() > 5, "lines could not be written")
+        begin = path.stat().st_size
+        crowd.until(lambda _: path.stat().st_size > begin, "lines are written again")
+        assert crowd.stop().lost == 0
+    assert len(warnings(service.log)) == 1
+    assert "access log" in warnings(service.log)[0]
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_every_call_of_a_worker_is_interrupted_now_and_then(loop: str) -> None:
+    calls = f"{EVERY_WAIT},{EVERY_TRANSFER}"
+    with under_load(f"EINTR in a worker, {loop}", "--loop", loop) as (service, crowd, _):
+        with failing(service.workers()[0], calls, "error=EINTR:when=2+3") as fault:
+            until(lambda: fault.count() > 300, "calls were interrupted")
+        assert crowd.stop().lost == 0
+    assert not warnings(service.log)
+
+
+def test_every_call_of_master_and_template_is_interrupted_now_and_then() -> None:
+    calls = f"{EVERY_WAIT},{EVERY_TRANSFER},wait4,waitid,pidfd_send_signal,openat"
+    with under_load("EINTR in master and template") as (service, crowd, _):
+        victims = service.workers()
+        with (
+            failing(service.process.pid, calls, "error=EINTR:when=1+2") as in_master,
+            failing(service.template(), calls, "error=EINTR:when=1+2") as in_template,
+        ):
+            os.kill(victims[0], signal.SIGKILL)
+            service.wait_line(r"worker slot=0 gen=1 pid=\d+ ready")
+            until(lambda: in_master.count() > 5 and in_template.count() > 2, "interrupted")
+        assert not crowd.stop().beyond([victims[0]], [0.0])
