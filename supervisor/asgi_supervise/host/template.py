@@ -29,14 +29,15 @@ import socket
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 import msgspec
 from setproctitle import setproctitle
 
 from asgi_supervise.host import channel as channels
-from asgi_supervise.host import children, preload, privileges, signals
+from asgi_supervise.host import children, logs, preload, privileges, signals
 from asgi_supervise.host.sockets import Listeners
 from asgi_worker.contract import (
     BootFailed,
@@ -88,6 +89,10 @@ class Blueprint:
     preload: bool = False
     identity: privileges.Identity | None = None
     umask: int | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    """Put into the environment, which is the master's otherwise."""
+    directory: str = "."
+    """Where to run."""
     access_log: int = 1
     """Descriptor for access-log lines."""
     run_worker: str = "asgi_worker.main:run"
@@ -126,10 +131,15 @@ class Template:
         return Exit.OK
 
     def prepare(self) -> RunWorker:
-        """Become who the workers run as, import what they share, and freeze it.
+        """Become who the workers run as, where they run, import what they share, and freeze it.
 
         Our own modules first: the user the workers run as may not be able to read them.
         """
+        os.environ.update(self.blueprint.variables)
+        time.tzset()
+        logs.set_level(self.blueprint.settings.log_level)
+        if os.path.realpath(self.blueprint.directory) != os.getcwd():
+            os.chdir(self.blueprint.directory)  # not to where we are: that may be forbidden by now
         module, _, name = self.blueprint.run_worker.partition(":")
         run_worker: RunWorker = getattr(importlib.import_module(module), name)
         if self.blueprint.umask is not None:
