@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -123,7 +125,7 @@ def test_neither_loops_nor_rich_are_imported_before_the_service_starts(tmp_path:
 import sys
 sys.argv = ["asgi-supervise", "demo:app"]
 import asgi_supervise.master
-asgi_supervise.master.run = lambda settings: 0
+asgi_supervise.master.run = lambda loaded, reread: 0
 from asgi_supervise.cli import main
 try:
     main()
@@ -144,8 +146,76 @@ print(sorted(heavy & set(sys.modules)))
     assert result.stdout == "[]\n"
 
 
+def test_all_sources_are_read_again_from_where_they_were_at_the_start(tmp_path: Path) -> None:
+    code = """
+import json, os, pathlib, sys
+import asgi_supervise.master
+from asgi_supervise.settings.problems import SettingsError
+
+def told(loaded):
+    s = loaded.settings
+    print(json.dumps([s.workers, s.root_path, s.backlog, loaded.variables, str(loaded.directory)]))
+
+def run(loaded, reread):
+    print(os.getcwd())
+    told(loaded)
+    assert "FRUIT" not in os.environ
+    os.environ["ASGI_SUPERVISE_ROOT_PATH"] = "/changed"
+    start = pathlib.Path(os.environ["PWD"])
+    (start / "vars").write_text("FRUIT=pear")
+    (start / "asgi-supervise.toml").write_text("chdir = 'two'")
+    told(reread())
+    (start / "asgi-supervise.toml").write_text("chdir = 'nowhere'; nonsense")
+    (start / "vars").unlink()
+    try:
+        reread()
+    except SettingsError as error:
+        print(*(problem.name for problem in error.problems))
+    (start / "asgi-supervise.toml").unlink()
+    (start / "vars").write_text("ASGI_SUPERVISE_BACKLOG=8")
+    told(reread())
+    return 0
+
+asgi_supervise.master.run = run
+sys.argv = ["asgi-supervise", "demo:app", "-w", "3", "--env-file", "vars"]
+from asgi_supervise.cli import main
+main()
+"""
+    start = tmp_path / "start"
+    for name in ("one", "two"):
+        (tmp_path / "real" / name).mkdir(parents=True)
+    start.symlink_to("real")
+    (start / "vars").write_text("FRUIT=apple\nTREE=yes\nFIXED=no\n")
+    (start / "asgi-supervise.toml").write_text("chdir = 'one'\nbacklog = 7")
+    result = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=start,
+        env=environment(PWD=str(start), FIXED="yes", ASGI_SUPERVISE_ROOT_PATH="/kept"),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [
+        str(tmp_path / "real/one"),
+        json.dumps([3, "/kept", 7, {"FRUIT": "apple", "TREE": "yes"}, f"{start}/one"]),
+        json.dumps([3, "/kept", 2048, {"FRUIT": "pear"}, f"{start}/two"]),
+        "config env-file",
+        json.dumps([3, "/kept", 8, {"ASGI_SUPERVISE_BACKLOG": "8"}, str(start)]),
+    ]
+
+
+def test_a_wrong_name_for_the_directory_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "asgi-supervise.toml").write_text("workers = 0")
+    for name in (str(tmp_path / "there"), str(tmp_path / "nowhere"), ".", ""):
+        result = run(tmp_path, "a:b", PWD=name)
+        assert "workers = 0" in result.stderr, name
+
+
 APPLICATION = """
-import asyncio, json, os
+import asyncio, json, os, time
 
 def create_app():
     async def app(scope, receive, send):
@@ -159,6 +229,9 @@ def create_app():
                 "root_path": scope["root_path"],
                 "loop": type(asyncio.get_running_loop()).__module__,
                 "workers": scope["extensions"]["asgi_supervise"]["workers"],
+                "generation": scope["extensions"]["asgi_supervise"]["generation"],
+                "tree": os.environ.get("TREE"),
+                "zone": time.tzname[0],
             }
             fields = [(b"content-type", b"application/json")]
             await send({"type": "http.response.start", "status": 200, "headers": fields})
@@ -173,7 +246,7 @@ def test_what_is_set_reaches_the_application(tmp_path: Path) -> None:
     site = tmp_path / "site"
     (site / "code").mkdir(parents=True)
     (site / "code/fruitshop.py").write_text(APPLICATION)
-    (tmp_path / "vars").write_text("FRUIT=apple\nASGI_SUPERVISE_HEADER=X-Fruit: pear\n")
+    (tmp_path / "vars").write_text("FRUIT=apple\nTZ=AAA-3\nASGI_SUPERVISE_HEADER=X-Fruit: pear\n")
     (tmp_path / "asgi-supervise.toml").write_text('root-path = "/shop"\numask = "027"\n')
     words = (
         "fruitshop:create_app --factory --lifespan off --loop asyncio --port 0 -w 2 --pid our.pid"
@@ -207,6 +280,62 @@ def test_what_is_set_reaches_the_application(tmp_path: Path) -> None:
         "root_path": "/shop",
         "loop": "asyncio.unix_events",
         "workers": 2,
+        "generation": 1,
+        "tree": None,
+        "zone": "AAA",
     }
     assert answer.headers["x-fruit"] == "pear"
     assert not {"server", "date"} & set(answer.headers)
+
+
+def test_a_reload_gives_new_workers_what_was_changed(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "fruitshop.py").write_text(APPLICATION)
+    (tmp_path / "current").symlink_to("one")
+    (tmp_path / "vars").write_text("FRUIT=apple\nTREE=yes\n")
+    (tmp_path / "asgi-supervise.toml").write_text('chdir = "current"\nworkers = 1\n')
+    words = "fruitshop:create_app --factory --lifespan off --port 0 --env-file vars --bake-time 0"
+    with subprocess.Popen(
+        [sys.executable, "-m", "asgi_supervise", *words.split()],
+        cwd=tmp_path,
+        env=environment(ASGI_SUPERVISE_ACCESS_LOG="no"),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stderr is not None
+            serving = next(line for line in process.stderr if "serving on" in line)
+            url = re.search(r"http://\S+", serving)
+            assert url, serving
+            before = httpx.get(url[0], trust_env=False).json()
+            (tmp_path / "vars").write_text("FRUIT=pear\n")
+            (tmp_path / "current").unlink()
+            (tmp_path / "current").symlink_to("two")
+            (tmp_path / "asgi-supervise.toml").write_text(
+                'chdir = "current"\nworkers = 2\nroot-path = "/shop"\n'
+            )
+            process.send_signal(signal.SIGHUP)
+            while (after := httpx.get(url[0], trust_env=False).json())["generation"] == 1:
+                pass
+            (tmp_path / "asgi-supervise.toml").write_text("workers = 0")
+            process.send_signal(signal.SIGHUP)
+            refused = next(line for line in process.stderr if "workers = 0" in line)
+            assert httpx.get(url[0], trust_env=False).json()["generation"] == 2
+        finally:
+            process.terminate()
+            _, rest = process.communicate(timeout=60)
+    assert process.returncode == 0, rest
+    assert (before["fruit"], before["tree"]) == ("apple", "yes")
+    assert (after["fruit"], after["tree"]) == ("pear", None)
+    assert (before["root_path"], after["root_path"]) == ("", "/shop")
+    assert (before["cwd"], after["cwd"]) == (str(tmp_path / "one"), str(tmp_path / "two"))
+    assert after["workers"] == 1
+    assert "(in asgi-supervise.toml)" in refused
+
+
+def test_a_log_file_that_cannot_be_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    result = run(tmp_path, "fruitshop:app", "--access-log-file", "pipe")
+    assert result.returncode == 2
+    assert f"cannot open {tmp_path}/pipe: No such device or address" in result.stderr

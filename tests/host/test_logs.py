@@ -114,13 +114,13 @@ for pid in pids:
 
 def test_tracebacks_of_several_processes_do_not_mix_in_a_file(tmp_path: Path) -> None:
     with (tmp_path / "log").open("a") as log:
-        run(MANY.replace("DEPTH", "10"), log)
+        run(MANY.replace("DEPTH", "20"), log)
     blocks = re.split(rf"^(?={RECORD})", (tmp_path / "log").read_text(), flags=re.MULTILINE)[1:]
     assert len(blocks) == 200
     for block in blocks:
         pid = re.findall(r"from (\d+)$", block.splitlines()[0])[0]
         assert set(re.findall(r"RuntimeError: (\d+)", block)) == {pid}
-        assert block.count("RuntimeError: ") == 10 + 1
+        assert block.count("RuntimeError: ") == 20 + 1
         assert len(block) > 4096
 
 
