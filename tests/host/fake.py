@@ -241,6 +241,14 @@ class FakeHost:
         """Let the world change without the master being told."""
         self._later(in_s, what)
 
+    def change_health(self, worker: int, reason: str) -> None:
+        """Let ``worker`` say that it is unhealthy because of ``reason``, or ("") healthy."""
+        child = self.workers[worker]
+        event = (
+            v.WorkerTurnedUnhealthy(worker, reason) if reason else v.WorkerTurnedHealthy(worker)
+        )
+        self._later(0.0, lambda: event if self._serves(worker, child) else None)
+
     def crash_worker(self, worker: int, status: int, in_s: float = 0.0) -> None:
         """End a worker that exists."""
         self._later(in_s, lambda: self._worker_exits(worker, status))

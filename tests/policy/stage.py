@@ -7,7 +7,7 @@ from collections.abc import Callable
 from asgi_supervise.master import Master
 from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.health import Rules
-from asgi_supervise.policy.lifecycle import Service
+from asgi_supervise.policy.lifecycle import Phase, Service
 from asgi_supervise.policy.sizing import SURGE, most_workers
 from asgi_supervise.policy.supervisor import Supervisor
 from asgi_worker.scoreboard import Scoreboard
@@ -54,6 +54,7 @@ class Stage:
         again = self.supervisor.decide(now)
         assert again == [], f"a decision is made once: {acts}"
         for act in acts:
+            self.check_act(act)
             self.acts.append(act)
             self.master.perform(act)
         if not self.supervisor.done:
@@ -69,6 +70,32 @@ class Stage:
                 self.events.append(event)
                 self.supervisor.observe(event, self.host.now())
         self.check()
+
+    def check_act(self, act: v.Act) -> None:
+        reloads, workers = self.supervisor.reloads, self.supervisor.fleet.workers
+        match act:
+            case v.DrainWorker(worker=number, successor=True):
+                worker = workers[number]
+                others = [
+                    other
+                    for other in workers.values()
+                    if other.slot == worker.slot
+                    and other.generation == reloads.generation
+                    and other.life.phase is Phase.READY
+                ]
+                assert others or worker.generation > reloads.generation, (
+                    "who makes room is succeeded, or was never accepted"
+                )
+            case v.AdoptSettings(generation=generation):
+                ready = [
+                    event.worker for event in self.events if isinstance(event, v.WorkerBecameReady)
+                ]
+                spawned = [act for act in self.acts if isinstance(act, v.SpawnWorker)]
+                assert any(a.generation == generation and a.worker in ready for a in spawned), (
+                    "a generation never ready is never accepted"
+                )
+            case v.SpawnWorker(generation=generation):
+                assert generation in (reloads.generation, reloads.candidate)
 
     def check(self) -> None:
         assert self.host.violations == []

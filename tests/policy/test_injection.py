@@ -74,6 +74,33 @@ def everything_dies(stage: Stage) -> None:
         worker_dies(slot, -9)(stage)
 
 
+def loops_hang(stage: Stage) -> None:
+    for number, child in stage.host.workers.items():
+        if child.ready:
+            stage.host.hang(number, 3.0)
+
+
+def health_fails(stage: Stage) -> None:
+    for number, child in stage.host.workers.items():
+        if child.ready:
+            stage.host.change_health(number, "/healthz answered 500")
+            return
+
+
+def settings_are_wrong(stage: Stage) -> None:
+    stage.generations.refusal = "workers = x: not a number"
+
+    def mended() -> None:
+        stage.generations.refusal = ""
+
+    stage.host.later(2.0, mended)
+
+
+def reload_storm(stage: Stage) -> None:
+    for _ in range(100):
+        stage.ask(v.Intent.RELOAD)
+
+
 HAPPENINGS: dict[str, Happening] = {
     **{f"asked {intent.name}": asked(intent) for intent in v.Intent},
     **{
@@ -86,6 +113,10 @@ HAPPENINGS: dict[str, Happening] = {
     "template hangs": template_hangs,
     "forks are refused": forks_are_refused,
     "everything dies": everything_dies,
+    "loops hang": loops_hang,
+    "health fails": health_fails,
+    "settings are wrong": settings_are_wrong,
+    "reload storm": reload_storm,
     "garbage": said(v.MessageUnreadable("worker slot=0", "garbage")),
     **{
         f"said {type(event).__name__} of {which}": said(event)
@@ -101,17 +132,23 @@ HAPPENINGS: dict[str, Happening] = {
 }
 
 
-def run(happening: Happening | None, at: int) -> int:
-    """Start, serve, stop; ``happening`` in turn ``at``. How many turns it took."""
-    stage = Stage(workers=WORKERS, graceful_timeout_s=GRACEFUL_S, startup_timeout_s=10.0)
+def run(happening: Happening | None, at: int, reloads: int = 0) -> int:
+    """Start, serve, reload, stop; ``happening`` in turn ``at``. How many turns it took."""
+    stage = Stage(
+        workers=WORKERS, graceful_timeout_s=GRACEFUL_S, startup_timeout_s=10.0, bake_s=0.3
+    )
     turns = 0
     told_at: float | None = None
     while not stage.done():
         if turns == at and happening is not None:
             happening(stage)
         if told_at is None and (stage.full() or turns > 300):
-            stage.ask(v.Intent.STOP)
-            told_at = stage.host.now()
+            if reloads and turns <= 300:
+                stage.ask(v.Intent.RELOAD)
+                reloads -= 1
+            else:
+                stage.ask(v.Intent.STOP)
+                told_at = stage.host.now()
         stage.turn()
         turns += 1
         assert turns < 600, f"no end: {stage.said[-5:]}"
@@ -130,6 +167,12 @@ def test_undisturbed() -> None:
 def test_at_every_step(name: str) -> None:
     for at in range(run(None, 0) + 1):
         run(HAPPENINGS[name], at)
+
+
+@pytest.mark.parametrize("name", HAPPENINGS)
+def test_at_every_step_of_a_reload(name: str) -> None:
+    for at in range(8, run(None, 0, reloads=1) + 1):
+        run(HAPPENINGS[name], at, reloads=1)
 
 
 @pytest.mark.parametrize("name", HAPPENINGS)

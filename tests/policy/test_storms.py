@@ -27,9 +27,21 @@ class Storm(RuleBasedStateMachine):
         preload=st.booleans(),
         max_restarts=st.sampled_from([1, 5, 1000]),
         calm=st.booleans(),
+        bake_s=st.sampled_from([0.0, 0.5, 5.0]),
+        worker_timeout_s=st.sampled_from([None, 1.0]),
+        shutdown_delay_s=st.sampled_from([0.0, 2.0]),
     )
-    def start(
-        self, *, workers: int, seed: int, preload: bool, max_restarts: int, calm: bool
+    def start(  # noqa: PLR0913
+        self,
+        *,
+        workers: int,
+        seed: int,
+        preload: bool,
+        max_restarts: int,
+        calm: bool,
+        bake_s: float,
+        worker_timeout_s: float | None,
+        shutdown_delay_s: float,
     ) -> None:
         self.stage = Stage(
             random.Random(seed).random,
@@ -38,6 +50,9 @@ class Storm(RuleBasedStateMachine):
             max_restarts=max_restarts,
             graceful_timeout_s=GRACEFUL_S,
             startup_timeout_s=10.0,
+            bake_s=bake_s,
+            worker_timeout_s=worker_timeout_s,
+            shutdown_delay_s=shutdown_delay_s,
         )
         if calm:
             self.stage.until(self.stage.full)
@@ -55,6 +70,32 @@ class Storm(RuleBasedStateMachine):
     @rule(script=st.sampled_from(Script))
     def next_template_is(self, script: Script) -> None:
         self.stage.host.template_script = script
+
+    @rule(script=st.sampled_from(Script), ahead=st.integers(1, 2))
+    def a_generation_will_be(self, script: Script, ahead: int) -> None:
+        newest = self.stage.supervisor.reloads.generation
+        self.stage.host.generation_scripts[newest + ahead] = script
+
+    @rule(times=st.integers(1, 3))
+    def reload(self, times: int) -> None:
+        for _ in range(times):
+            self.stage.ask(v.Intent.RELOAD)
+
+    @rule(refusal=st.sampled_from(["", "workers = x: not a number"]))
+    def settings_are(self, refusal: str) -> None:
+        self.stage.generations.refusal = refusal
+
+    @rule(slot=SLOTS, seconds=st.sampled_from([0.3, 3.0, 100.0]))
+    def loop_hangs(self, slot: int, seconds: float) -> None:
+        for number, child in self.stage.host.workers.items():
+            if child.slot == slot and child.ready:
+                self.stage.host.hang(number, seconds)
+
+    @rule(slot=SLOTS, sick=st.booleans())
+    def health_changes(self, slot: int, sick: bool) -> None:
+        for number, child in self.stage.host.workers.items():
+            if child.slot == slot and child.ready:
+                self.stage.host.change_health(number, "/healthz answered 500" if sick else "")
 
     @rule(refused=st.booleans())
     def forks_are_refused(self, refused: bool) -> None:
@@ -101,10 +142,12 @@ class Storm(RuleBasedStateMachine):
         self.next_workers_are([])
         self.next_template_is(Script.OBEDIENT)
         self.forks_are_refused(False)
+        self.settings_are("")
+        stage.host.generation_scripts.clear()
         # What was broken before may still end the service; if not, it is whole again.
         stage.until(lambda: stage.done() or (stage.full() and not stage.host.busy))
         if not stage.done():
-            assert stage.stop() < GRACEFUL_S + 5
+            assert stage.stop() < GRACEFUL_S + 5 + stage.rules.shutdown_delay_s
             assert stage.supervisor.verdict == 0
         stage.check_empty()
 

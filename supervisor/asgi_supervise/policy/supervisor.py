@@ -131,14 +131,16 @@ class Supervisor:
     # --- what follows --------------------------------------------------------------------------
 
     def _turn_over(self, now: float) -> None:
-        """Retire those whose replacement is ready."""
+        """Retire those whose replacement is ready, and replacements of those that recovered."""
         if self.service is not Service.SERVING:
             return
         for slot in sizing.slots_wanted(self.rules):
             fresh, stale = self._fresh_and_stale(slot)
-            if any(worker.life.phase is Phase.READY for worker in fresh):
-                for worker in stale:
-                    self._lives.step(worker, Change.RETIRED, now)
+            ready = [worker for worker in fresh if worker.life.phase is Phase.READY]
+            if ready:
+                for worker in (*stale, *fresh):
+                    if worker is not ready[0]:
+                        self._lives.step(worker, Change.RETIRED, now)
 
     def _judge(self, now: float) -> None:
         if self.service in (Service.BOOTING, Service.SERVING, Service.WITHDRAWN):
