@@ -6,6 +6,7 @@ import logging
 import signal
 import subprocess
 import sys
+from collections.abc import Container
 from pathlib import Path
 
 import pytest
@@ -13,19 +14,27 @@ import pytest
 from asgi_supervise import master
 from asgi_supervise.control.status import WorkerStatus
 from asgi_supervise.host.signals import INTENTS
+from asgi_supervise.host.template import Blueprint
 from asgi_supervise.master import Master
 from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.health import Rules
 from asgi_supervise.policy.supervisor import Supervisor
 from asgi_worker.scoreboard import Scoreboard, State, Word
-from tests.host.fake import FakeHost, Script
+from tests.host.fake import FakeGenerations, FakeHost, FakeOutput, Script
 
 ROOT = Path(__file__).parents[1]
 
 
 def made(host: FakeHost, workers: int = 2) -> Master:
-    supervisor = Supervisor(Rules(workers=workers, graceful_timeout_s=5.0), lambda: 1.0)
-    return Master(host, supervisor, Scoreboard(workers), ["http://127.0.0.1:8000", "unix:/s"])
+    rules = Rules(workers=workers, graceful_timeout_s=5.0)
+    return Master(
+        host,
+        Supervisor(rules, lambda: 1.0),
+        FakeGenerations(rules),
+        FakeOutput(),
+        Scoreboard(workers + 1),
+        ["http://127.0.0.1:8000", "unix:/s"],
+    )
 
 
 def test_from_start_to_exit_status(caplog: pytest.LogCaptureFixture) -> None:
@@ -75,9 +84,9 @@ class Clumsy(FakeHost):
         self.stumble("drain_worker")
         super().drain_worker(worker, budget_s, successor=successor)
 
-    def start_template(self, generation: int) -> None:
+    def start_template(self, generation: int, blueprint: Blueprint) -> None:
         self.stumble("start_template")
-        super().start_template(generation)
+        super().start_template(generation, blueprint)
 
     def close_listeners(self) -> None:
         self.stumble("close_listeners")
@@ -124,9 +133,56 @@ def test_status() -> None:
     assert (status.service, status.generation, status.wanted) == ("booting", 1, 2)
     assert status.ready == 2
     assert status.workers == (
-        WorkerStatus(0, 1, 101, "ready", 2, 0, 7, 0, 0),
-        WorkerStatus(1, 1, 102, "ready", 0, 0, 0, 0, 0),
+        WorkerStatus(0, 1, 101, "ready", "", 2, 0, 7, 0, 0),
+        WorkerStatus(1, 1, 102, "ready", "", 0, 0, 0, 0, 0),
     )
+    assert status.reload is None
+
+
+def test_status_of_a_reload() -> None:
+    host = FakeHost()
+    loop = made(host)
+    while loop.status().service != "serving":
+        loop.turn()
+    host.generation_scripts[2] = Script.BOOT_FAILS
+    host.happens(v.Asked(v.Intent.RELOAD, "SIGHUP"))
+    while (reload := loop.status().reload) is None:
+        loop.turn()
+    assert (reload.generation, reload.former, reload.step) == (2, 1, "starting its first worker")
+    while reload.step != "abandoned":
+        loop.turn()
+        reload = loop.status().reload
+        assert reload is not None
+    assert "no such module" in reload.reason
+    assert reload.traceback.startswith("Traceback: ")
+    assert loop.status().generation == 1
+
+
+class Unreadable(FakeGenerations):
+    """Settings whose reading is a bug of ours, once."""
+
+    fails = True
+
+    def read(self, generation: int, in_use: Container[int]) -> v.SettingsRead | v.SettingsRefused:
+        if self.fails:
+            self.fails = False
+            raise RuntimeError("a bug in read")
+        return super().read(generation, in_use)
+
+
+def test_a_bug_while_settings_are_read_ends_that_reload_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    host = FakeHost()
+    loop = made(host)
+    loop._generations = Unreadable(loop.supervisor.rules)
+    host.happens(v.Asked(v.Intent.RELOAD, "SIGHUP"), in_s=5.0)
+    host.happens(v.Asked(v.Intent.RELOAD, "SIGHUP"), in_s=10.0)
+    host.happens(v.Asked(v.Intent.STOP, "SIGTERM"), in_s=60.0)
+    assert loop.run() == 0
+    assert caplog.text.count("RuntimeError: a bug in read") == 1
+    assert "reload failed, generation 1 serves on: they cannot be read" in caplog.text
+    assert loop.supervisor.reloads.generation == 3
 
 
 def test_the_master_imports_neither_loop_nor_application() -> None:
