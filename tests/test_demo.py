@@ -65,7 +65,8 @@ def test_who() -> None:
     worker = json.loads(body(sent))
     assert (b"connection", b"close") in sent[0]["headers"]
     assert worker.pop("uptime_s") >= 0
-    assert worker == {"slot": 2, "generation": 5, "workers": 4, "pid": os.getpid()}
+    pids = {"pid": os.getpid(), "master": os.getppid()}
+    assert worker == {"slot": 2, "generation": 5, "workers": 4, **pids}
 
 
 def test_another_server_and_http_2_will_do() -> None:
@@ -79,6 +80,11 @@ def test_slow(query: bytes, status: int) -> None:
     assert ask("/slow", query_string=query)[0]["status"] == status
 
 
+def test_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(demo, "HANG_S", 0.001)
+    assert ask("/hang", method="POST")[0]["status"] == 200
+
+
 def test_error() -> None:
     with pytest.raises(RuntimeError, match="/error"):
         ask("/error")
@@ -86,7 +92,13 @@ def test_error() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nowhere", 404), ("GET", "/crash", 405), ("POST", "/who", 405), ("HEAD", "/", 200)],
+    [
+        ("GET", "/nowhere", 404),
+        ("GET", "/crash", 405),
+        ("GET", "/hang", 405),
+        ("POST", "/who", 405),
+        ("HEAD", "/", 200),
+    ],
 )
 def test_other_questions(method: str, path: str, status: int) -> None:
     assert ask(path, method=method)[0]["status"] == status

@@ -2,7 +2,7 @@
 
 A plain ASGI application without a framework. It runs on any ASGI server; which worker answered is
 known only under asgi-supervise (``scope["extensions"]["asgi_supervise"]``). It is for trying out:
-it has a route that kills its own process, so do not offer it to strangers.
+it has routes that hang and kill its own process, so do not offer it to strangers.
 
 Every answer about the worker closes its connection, because a browser would otherwise ask the same
 worker again and again over the few connections it keeps.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -26,6 +27,7 @@ Route = Callable[[Scope, Receive, Send], Awaitable[None]]
 TICKS = 5
 """Events of one clock: a stream without an end would hold up every graceful stop."""
 TICK_S = 1.0
+HANG_S = 2.0
 
 PAGE = Path(__file__).with_suffix(".html").read_bytes()
 STARTED = time.monotonic()
@@ -66,6 +68,7 @@ def _worker(scope: Scope) -> dict[str, Any]:
         "generation": ours.get("generation", 0),
         "workers": ours.get("workers", 1),
         "pid": os.getpid(),
+        "master": os.getppid(),
         "uptime_s": round(time.monotonic() - STARTED, 1),
     }
 
@@ -94,6 +97,14 @@ async def _slow(scope: Scope, receive: Receive, send: Send) -> None:
 
 async def _error(scope: Scope, receive: Receive, send: Send) -> None:
     raise RuntimeError("somebody asked the demo for /error")
+
+
+async def _hang(scope: Scope, receive: Receive, send: Send) -> None:
+    """Wait for a lock that nobody lets go of, in the event loop: all that it serves waits, too."""
+    lock = threading.Lock()
+    lock.acquire()
+    lock.acquire(timeout=HANG_S)
+    await _who(scope, receive, send)
 
 
 async def _crash(scope: Scope, receive: Receive, send: Send) -> None:
@@ -163,5 +174,6 @@ ROUTES: dict[str, tuple[str, Route]] = {
     "/slow": ("GET", _slow),
     "/clock": ("GET", _clock),
     "/error": ("GET", _error),
+    "/hang": ("POST", _hang),
     "/crash": ("POST", _crash),
 }
