@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from asgi_supervise.master import Master
 from asgi_supervise.policy import vocabulary as v
@@ -17,8 +18,8 @@ MOST_TURNS = 3000
 
 
 class Stage:
-    def __init__(self, roll: Callable[[], float] = lambda: 1.0, **rules: float | bool) -> None:
-        self.rules = Rules(**{"workers": 2, **rules})  # type: ignore[arg-type]
+    def __init__(self, roll: Callable[[], float] = lambda: 1.0, **rules: Any) -> None:
+        self.rules = Rules(**{"workers": 2, **rules})
         self.host = FakeHost()
         self.supervisor = Supervisor(self.rules, roll)
         self.generations = FakeGenerations(self.rules)
@@ -96,6 +97,8 @@ class Stage:
                 )
             case v.SpawnWorker(generation=generation):
                 assert generation in (reloads.generation, reloads.candidate)
+            case _:
+                pass
 
     def check(self) -> None:
         assert self.host.violations == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from asgi_supervise.policy import vocabulary as v
@@ -10,8 +12,8 @@ from tests.host.fake import Script
 from tests.policy.stage import Stage
 
 
-def serving(**rules: float | bool) -> Stage:
-    stage = Stage(**{"workers": 3, **rules})
+def serving(**rules: Any) -> Stage:
+    stage = Stage(workers=3, **rules)
     stage.until(stage.full)
     stage.host.clock += 60
     return stage

@@ -31,7 +31,7 @@ class Storm(RuleBasedStateMachine):
         worker_timeout_s=st.sampled_from([None, 1.0]),
         shutdown_delay_s=st.sampled_from([0.0, 2.0]),
     )
-    def start(  # noqa: PLR0913
+    def start(
         self,
         *,
         workers: int,

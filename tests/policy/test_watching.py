@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from asgi_supervise.policy import vocabulary as v
@@ -11,8 +13,8 @@ from tests.policy.stage import Stage
 PLACE = "at /srv/app/slow.py:7 in crunch"
 
 
-def serving(**rules: float | bool | None) -> Stage:
-    stage = Stage(**{"workers": 2, **rules})  # type: ignore[arg-type]
+def serving(**rules: Any) -> Stage:
+    stage = Stage(workers=2, **rules)
     stage.until(stage.full)
     stage.host.clock += 60
     for _ in range(4):

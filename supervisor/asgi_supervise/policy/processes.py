@@ -17,7 +17,13 @@ from asgi_supervise.policy.lifecycle import Change, Phase
 from asgi_supervise.policy.lives import Lives, Member
 from asgi_supervise.policy.reloads import Reloads
 from asgi_supervise.policy.watching import Watch
-from asgi_supervise.policy.wording import Complaints, Journal, how_it_died, with_traceback
+from asgi_supervise.policy.wording import (
+    Complaints,
+    Journal,
+    how_it_died,
+    with_traceback,
+    without_our_start,
+)
 
 
 class Processes:
@@ -102,6 +108,7 @@ class Processes:
             self._journal.say("warning", text)
 
     def _worker_exited(self, worker: Worker, event: v.WorkerExited, now: float) -> None:
+        stacks = without_our_start(event.stacks)
         was = worker.life.phase
         how = self._buried(worker, event, now)
         if worker.life.exists or worker.life.retired:
@@ -112,13 +119,13 @@ class Processes:
             how = f"{how} before it was ready"
         if self._reloads.on_trial(worker):
             self._deaths.crashes += 1
-            self._reloads.fail(f"{worker} {how}", event.stacks, now)
+            self._reloads.fail(f"{worker} {how}", stacks, now)
             return
         if worker.life.ready_at < math.inf:
-            text = with_traceback(f"{worker} {how}; replacing it", event.stacks)
+            text = with_traceback(f"{worker} {how}; replacing it", stacks)
             self._journal.say("warning", text)
         elif was is Phase.STARTING:
-            self._could_not_start(worker, f"it {how}", event.stacks, now)
+            self._could_not_start(worker, f"it {how}", stacks, now)
         if worker.life.ready_at == math.inf:
             self._deaths.boot_failures.add(worker.slot)
         self._count_death(worker, now)
@@ -144,6 +151,7 @@ class Processes:
                 assert_never(event)
 
     def _template_exited(self, template: Template, event: v.TemplateExited, now: float) -> None:
+        stacks = without_our_start(event.stacks)
         for worker in self._fleet.unreported(event.generation):
             self._lives.step(worker, Change.LOST, now)
             if self._reloads.on_trial(worker) and not worker.life.retired:
@@ -154,10 +162,10 @@ class Processes:
             return
         current = self._reloads.current
         if self._reloads.on_trial(template) and current is not None and current.canary is None:
-            self._reloads.fail(f"{template} {how}", event.stacks, now)
+            self._reloads.fail(f"{template} {how}", stacks, now)
             return
         if was in (Phase.STARTING, Phase.READY):
-            text = with_traceback(f"{template} {how}; its workers go on", event.stacks)
+            text = with_traceback(f"{template} {how}; its workers go on", stacks)
             self._journal.say("warning", text)
         if template.life.ready_at == math.inf and self._reloads.rules.preload:
             self._fail_boot()

@@ -10,7 +10,13 @@ from asgi_supervise.policy.health import Rules
 from asgi_supervise.policy.lifecycle import Change, Phase
 from asgi_supervise.policy.lives import Lives, Member
 from asgi_supervise.policy.stalls import ANSWER_S, DUMP_S, Key, Purpose, Stall, Stalls
-from asgi_supervise.policy.wording import Complaints, Journal, where_it_hangs, with_traceback
+from asgi_supervise.policy.wording import (
+    Complaints,
+    Journal,
+    where_it_hangs,
+    with_traceback,
+    without_our_start,
+)
 
 Unready = Callable[[Member, str, str, float], None]
 """Is told of a member that was not ready in time: where it hangs, its stacks, the time."""
@@ -69,17 +75,18 @@ class Watch:
         if inquiry is None or member is None:
             return  # it came too late, or the process is gone
         where = where_it_hangs(event.text, event.state)
+        stacks = without_our_start(event.text)
         match inquiry.purpose:
             case Purpose.WARN:
-                self._warn(member, where, event.text, inquiry.stall, now)
+                self._warn(member, where, stacks, inquiry.stall, now)
             case Purpose.CONDEMN:
                 stuck = f"its loop is stuck for {inquiry.stall.stuck_s:.1f} s (worker-timeout)"
-                text = with_traceback(f"{member}: {stuck} {where}; aborting it", event.text)
+                text = with_traceback(f"{member}: {stuck} {where}; aborting it", stacks)
                 self._journal.say("error", text)
                 self._lives.step(member, Change.CONDEMNED, now)
             case Purpose.UNREADY:
                 if member.life.phase is Phase.STARTING:
-                    self._unready(member, where, event.text, now)
+                    self._unready(member, where, stacks, now)
 
     def forget(self, member: Member) -> None:
         """It is gone."""

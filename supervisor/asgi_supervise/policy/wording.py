@@ -14,6 +14,8 @@ _FRAME = re.compile(
     r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$', re.MULTILINE
 )
 _NOT_THE_APPLICATION = re.compile(r"/lib/python3\.\d+/|/asgi_(worker|supervise)/|^<")
+_OUR_START = re.compile(r"/asgi_worker/main\.py|/asgi_supervise/")
+"""Frames from here outwards are how the process came to be: the same in all of them."""
 _NATIVE_CRASHES = frozenset({Signals.SIGSEGV, Signals.SIGBUS, Signals.SIGILL, Signals.SIGFPE})
 
 Level = Literal["debug", "info", "warning", "error"]
@@ -65,6 +67,7 @@ def guilty_frame(stacks: str) -> str:
     The thread looked at is the current one, where the loop runs; if no frame of the application is
     on its stack, its innermost frame. Empty if there is none.
     """
+    stacks = without_our_start(stacks)
     threads = re.split(r"^(?=(?:Current thread|Thread) 0x)", stacks, flags=re.MULTILINE)
     current = [text for text in threads if text.startswith("Current thread")]
     frames = list(_FRAME.finditer((current or threads)[-1]))
@@ -73,6 +76,18 @@ def guilty_frame(stacks: str) -> str:
     ours = [frame for frame in frames if not _NOT_THE_APPLICATION.search(frame["file"])]
     frame = (ours or frames)[0]
     return f"{frame['file']}:{frame['line']} in {frame['function']}"
+
+
+def without_our_start(stacks: str) -> str:
+    """Each thread in a dump by ``faulthandler`` without the frames that started the process."""
+    kept = []
+    ours = False
+    for line in stacks.splitlines(keepends=True):
+        frame = _FRAME.match(line)
+        ours = frame is not None and (ours or _OUR_START.search(frame["file"]) is not None)
+        if not ours:
+            kept.append(line)
+    return "".join(kept)
 
 
 def where_it_hangs(stacks: str, state: str) -> str:
