@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import signal
 import sys
-import time
+import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from asgi_supervise.host import signals
@@ -15,28 +17,15 @@ from asgi_supervise.policy import vocabulary as v
 from tests.host import contract
 from tests.host.contract import Stage
 from tests.host.fake import Script
-
-
-def descriptors(pid: int | str = "self") -> list[str]:
-    """What each descriptor of a process is."""
-    found = []
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            found.append(os.readlink(link))
-        except FileNotFoundError:  # the one that lists the others
-            continue
-    return found
-
-
-def sockets_of(pid: int) -> list[str]:
-    return [what for what in descriptors(pid) if what.startswith("socket:")]
-
-
-def children() -> list[int]:
-    return [
-        int(pid)
-        for pid in Path("/proc/self/task", str(os.getpid()), "children").read_text().split()
-    ]
+from tests.host.proc import (
+    alive,
+    await_that,
+    children,
+    closed_on_exec,
+    descriptors,
+    kinds,
+    limit_descriptors,
+)
 
 
 def leave_an_orphan() -> None:
@@ -47,6 +36,16 @@ def leave_an_orphan() -> None:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os._exit(0)
     os.waitpid(middle, 0)
+
+
+def only_child(stage: Stage, pid: int) -> None:
+    """Nobody else is left, which the host sees to when it waits."""
+
+    def others() -> list[int]:
+        assert stage.host.wait(stage.host.now()) == []
+        return [child for child in children() if child != pid]
+
+    await_that(others, [])
 
 
 def strays_are_reaped(stage: Stage) -> None:
@@ -61,7 +60,7 @@ def a_stray_does_not_hide_a_worker_nor_is_a_worker_taken_for_one(stage: Stage) -
     stage.with_template()
     for worker in range(1, 21):
         leave_an_orphan()
-        stage.host.spawn_worker(worker, 0, 1)
+        stage.host.spawn_worker(worker, 0, 0, 1)
         events = stage.until_exits(worker)
         assert [type(e) for e in events] == [v.WorkerForked, v.WorkerBecameReady, v.WorkerExited]
         assert events[-1] == v.WorkerExited(worker, 7)
@@ -70,9 +69,25 @@ def a_stray_does_not_hide_a_worker_nor_is_a_worker_taken_for_one(stage: Stage) -
 
 
 def signals_come_as_what_they_ask_for(stage: Stage) -> None:
-    for number, (intent, _) in signals.INTENTS.items():
+    for number, (intent, sentence) in signals.INTENTS.items():
         signal.raise_signal(number)
         assert stage.until(bool) == [v.Asked(intent, number.name)]
+        assert sentence
+
+
+def a_resized_terminal_does_not_disturb(stage: Stage) -> None:
+    template = stage.with_template()
+    (worker,) = stage.with_workers(0)
+    for pid in (os.getpid(), template, worker):
+        os.kill(pid, signal.SIGWINCH)
+    stage.nothing_happens()
+
+
+def no_signal_is_lost_in_a_storm(stage: Stage) -> None:
+    for _ in range(2000):
+        signal.raise_signal(signal.SIGHUP)
+    signal.raise_signal(signal.SIGTERM)
+    assert stage.until(bool)[-1] == v.Asked(v.Intent.STOP, "SIGTERM")
 
 
 def a_signal_to_a_child_is_not_taken_for_one_to_the_master(stage: Stage) -> None:
@@ -86,18 +101,64 @@ def a_signal_to_a_child_is_not_taken_for_one_to_the_master(stage: Stage) -> None
 
 def without_descriptors_everything_is_refused_and_later_goes_on(stage: Stage) -> None:
     stage.with_template()
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
-    stage.host.spawn_worker(1, 0, 1)
-    stage.host.start_template(2)
-    refused = stage.until(lambda events: len(events) == 2)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    assert refused == [
-        v.WorkerRefused(1, "socketpair: Too many open files"),
-        v.TemplateRefused(2, "socketpair: Too many open files"),
-    ]
-    stage.host.spawn_worker(2, 0, 1)
-    stage.until(lambda events: v.WorkerBecameReady(2) in events)
+    before = descriptors()
+    reasons = []
+    for worker, more in enumerate((0, 1, 2, 3), 1):
+        limits = limit_descriptors(more)
+        stage.host.spawn_worker(worker, 0, 0, 1)
+        (event,) = stage.until(bool)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert isinstance(event, v.WorkerRefused | v.WorkerForked)
+        reasons.append(event.reason if isinstance(event, v.WorkerRefused) else "")
+    assert reasons == [
+        f"{call}: Too many open files" for call in ("socketpair",) * 2 + ("memfd_create",)
+    ] + [""]
+    stage.host.kill_worker(4)
+    stage.until_exits(4)
+    for generation, more in enumerate((0, 1, 2), 2):
+        limits = limit_descriptors(more)
+        stage.host.start_template(generation, stage.blueprint)
+        (event,) = stage.until(bool)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert isinstance(event, v.TemplateRefused)
+        assert event.reason.endswith(": Too many open files")
+    assert descriptors() == before
+    stage.with_worker(5, 0, 1)
+
+
+def a_worker_whose_pidfd_finds_no_place_is_killed_and_refused(stage: Stage) -> None:
+    template = stage.with_template()
+    before = descriptors()
+    os.kill(template, signal.SIGSTOP)
+    stage.host.spawn_worker(1, 0, 0, 1)
+    limits = limit_descriptors(0)
+    os.kill(template, signal.SIGCONT)
+    assert stage.until(bool) == [v.WorkerRefused(1, "pidfd_open: Too many open files")]
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    only_child(stage, template)
+    assert descriptors() == before
+    stage.with_worker(2, 0, 1)
+
+
+def a_template_without_descriptors_refuses_and_later_goes_on(stage: Stage) -> None:
+    template = stage.with_template()
+    stage.nothing_happens()
+    before = descriptors(template)
+    refused = 0
+    for worker in range(1, 20):
+        limits = limit_descriptors(worker - 1, template)
+        stage.host.spawn_worker(worker, 0, 0, 1)
+        (event,) = stage.until(bool)
+        resource.prlimit(template, resource.RLIMIT_NOFILE, limits)
+        if isinstance(event, v.WorkerForked):
+            break
+        assert isinstance(event, v.WorkerRefused)
+        assert event.reason in ("recvmsg: no descriptors left", "fork: Too many open files")
+        refused += 1
+        only_child(stage, template)
+        assert descriptors(template) == before
+    assert refused >= 4
+    stage.until(lambda events: v.WorkerBecameReady(worker) in events)
 
 
 def nothing_is_left_open_by_the_dead(stage: Stage) -> None:
@@ -105,7 +166,7 @@ def nothing_is_left_open_by_the_dead(stage: Stage) -> None:
     for _ in range(3):
         template = stage.with_template()
         for worker in range(1, 4):
-            stage.host.spawn_worker(worker, worker, 1)
+            stage.host.spawn_worker(worker, worker, worker, 1)
         stage.until(lambda events: sum(isinstance(e, v.WorkerBecameReady) for e in events) == 3)
         stage.host.kill_template(1)
         stage.until_template_exits()
@@ -117,18 +178,94 @@ def nothing_is_left_open_by_the_dead(stage: Stage) -> None:
     assert children() == []
 
 
-def a_worker_holds_only_what_is_its_own(stage: Stage) -> None:
-    """Its channel, its listener, the standard streams; no sibling's channel, above all."""
-    template = stage.with_template()
-    pids = stage.with_workers(0, 1, 2)
-    deadline = time.monotonic() + 20
-    while len(sockets_of(template)) != contract.SLOTS + 1:  # listeners, its channel
-        assert time.monotonic() < deadline, "the template lets go of what it had for the last fork"
-        time.sleep(0.005)
-    assert not [what for what in descriptors(template) if "eventpoll" in what]
+def a_child_holds_only_what_is_its_own(stage: Stage) -> None:
+    """A worker: its channel, its listener, its stacks and the standard streams. A template: its
+    channel, all listeners, its stacks, a pidfd of each of its workers. Nobody else's, above all.
+    """
+    templates = [stage.with_template(1)]
+    pids = [stage.with_worker(worker, worker, 1) for worker in (1, 2, 3)]
+    templates.append(stage.with_template(2))
+    pids.append(stage.with_worker(4, 3, 2))
+    for template, workers in zip(templates, (3, 1), strict=True):
+        wanted = {"socket": contract.SLOTS + 1, "stacks": 1, "pidfd": workers}
+        await_that(partial(kinds, template), wanted)
+        assert closed_on_exec(template)
     for pid in pids:
-        assert len(sockets_of(pid)) == 2, sockets_of(pid)
-        assert not [what for what in descriptors(pid) if "pidfd" in what or "eventpoll" in what]
+        assert kinds(pid) == {"socket": 2, "stacks": 1}
+        assert closed_on_exec(pid)
+
+
+def nobody_dies_of_being_asked_for_stacks_however_early(stage: Stage) -> None:
+    stage.host.start_template(1, stage.blueprint)
+    for _ in range(20):
+        stage.host.dump_stacks(1, None)
+    stage.until(lambda events: v.TemplateBecameReady(1) in events)
+    for worker in range(1, 21):
+        stage.host.spawn_worker(worker, 0, 0, 1)
+        events = stage.until(bool)
+        for _ in range(20):
+            stage.host.dump_stacks(1, worker)
+        if v.WorkerBecameReady(worker) not in events:
+            assert stage.until(bool) == [v.WorkerBecameReady(worker)]
+        assert 'File "' in stacks_at_last(stage, worker)
+        stage.host.kill_worker(worker)
+        stage.until_exits(worker)
+    assert stage.read_stacks(1, None).text != ""
+
+
+def stacks_at_last(stage: Stage, worker: int) -> str:
+    await_that(lambda: stage.read_stacks(1, worker).text != "", True)
+    return stage.read_stacks(1, worker).text
+
+
+def stacks_name_the_line_that_hangs(stage: Stage) -> None:
+    stage.set_scripts([Script.STUCK])
+    stage.with_template()
+    (pid,) = stage.with_workers(0)
+    stage.until_stuck(1)
+    text = stage.stacks(1, 1).text
+    assert re.search(r'File ".*standin.py", line \d+ in hang\n', text)
+    os.kill(pid, signal.SIGSTOP)
+    await_that(lambda: stage.read_stacks(1, 1).state, "T")
+    assert stage.stacks(1, 1) == v.StacksRead(1, 1, "", "T")
+
+
+def a_crash_in_native_code_comes_with_its_stacks(stage: Stage) -> None:
+    template = stage.with_template()
+    pids = stage.with_workers(0, 1)
+    assert stage.stacks(1, 1).text
+    assert stage.stacks(1, 2).text
+    os.kill(pids[0], signal.SIGSEGV)
+    (crashed,) = stage.until_exits(1)
+    assert isinstance(crashed, v.WorkerExited)
+    assert crashed.status == -11
+    assert crashed.stacks.startswith("Fatal Python error: Segmentation fault")
+    assert "standin.py" in crashed.stacks
+    stage.host.kill_worker(2)
+    assert stage.until_exits(2) == [v.WorkerExited(2, -9)], "stacks asked for before are no crash"
+    os.kill(template, signal.SIGABRT)
+    (exited,) = stage.until_template_exits()
+    assert isinstance(exited, v.TemplateExited)
+    assert exited.status == -6
+    assert "template.py" in exited.stacks
+
+
+def standard_streams(pid: int) -> list[str]:
+    return [descriptors(pid)[1], descriptors(pid)[2]]
+
+
+def log_files_are_put_in_the_place_of_others_everywhere(stage: Stage) -> None:
+    retired = stage.with_template(1)
+    pids = [stage.with_worker(1, 0, 1), stage.with_template(2), stage.with_worker(2, 0, 2)]
+    stage.host.spawn_worker(3, 1, 2, 2)  # may be forked before its template hears of it, or after
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as access:
+        files = [descriptors()[file.fileno()] for file in (access, out)]
+        stage.host.pass_on({2: out.fileno(), 1: access.fileno()})
+    events = stage.until(lambda events: v.WorkerBecameReady(3) in events)
+    pids += [event.pid for event in events if isinstance(event, v.WorkerForked)]
+    for pid in (retired, *pids):
+        await_that(partial(standard_streams, pid), files)
+        assert set(kinds(pid)) <= {"socket", "stacks", "pidfd"}
 
 
 def a_pid_is_reaped_even_if_it_was_stopped_and_killed(stage: Stage) -> None:
@@ -144,14 +281,7 @@ def a_closed_host_leaves_nobody(stage: Stage) -> None:
     template = stage.with_template()
     pids = [template, *stage.with_workers(0, 1)]
     stage.host.close()
-    deadline = time.monotonic() + contract.PATIENCE_S
-    while remaining := [pid for pid in pids if Path(f"/proc/{pid}/exe").exists() and alive(pid)]:
-        assert time.monotonic() < deadline, remaining
-        time.sleep(0.01)
-
-
-def alive(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    await_that(lambda: [pid for pid in pids if alive(pid)], [])
 
 
 SCENARIOS: dict[str, Callable[[Stage], None]] = {
@@ -160,10 +290,18 @@ SCENARIOS: dict[str, Callable[[Stage], None]] = {
         strays_are_reaped,
         a_stray_does_not_hide_a_worker_nor_is_a_worker_taken_for_one,
         signals_come_as_what_they_ask_for,
+        a_resized_terminal_does_not_disturb,
+        no_signal_is_lost_in_a_storm,
         a_signal_to_a_child_is_not_taken_for_one_to_the_master,
         without_descriptors_everything_is_refused_and_later_goes_on,
+        a_worker_whose_pidfd_finds_no_place_is_killed_and_refused,
+        a_template_without_descriptors_refuses_and_later_goes_on,
         nothing_is_left_open_by_the_dead,
-        a_worker_holds_only_what_is_its_own,
+        a_child_holds_only_what_is_its_own,
+        nobody_dies_of_being_asked_for_stacks_however_early,
+        stacks_name_the_line_that_hangs,
+        a_crash_in_native_code_comes_with_its_stacks,
+        log_files_are_put_in_the_place_of_others_everywhere,
         a_pid_is_reaped_even_if_it_was_stopped_and_killed,
         a_closed_host_leaves_nobody,
     )

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import socket
+import time
 from types import FrameType
 
 from asgi_worker.contract import (
@@ -12,30 +14,41 @@ from asgi_worker.contract import (
     BootFailed,
     Drain,
     Ready,
+    Reopen,
     Spawn,
+    Unhealthy,
+    Withdraw,
     WorkerSettings,
     decode,
     encode,
 )
 from asgi_worker.scoreboard import Scoreboard, State, Word
-from tests.host.fake import Script
+from tests.host.fake import SICK_S, STUCK_S, TICK_S, Script
 
 SCRIPTS = "STANDIN_SCRIPTS"
 """Environment variable: the script of each slot, by name."""
+HUNGRY = "hungry:app"
+"""The application of workers that take more and more memory."""
+WITHDRAWN = Word.WEBSOCKETS
+"""Where a worker that was told to withdraw says so."""
 
 
 def run(
     settings: WorkerSettings,
     *,
     slot: int,
+    seat: int,
     generation: int,
     listeners: list[socket.socket],
     channel: socket.socket,
     scoreboard: Scoreboard,
+    stacks: int,
+    access_log: int,
     app: object | None,
 ) -> int:
-    words = scoreboard.writer(slot)
+    words = scoreboard.writer(seat)
     words[Word.PID] = os.getpid()
+    words[Word.SLOT] = slot
     words[Word.STATE] = State.STARTING
     script = Script[os.environ[SCRIPTS].split(",")[slot]]
     if script is Script.BOOT_FAILS:
@@ -45,17 +58,58 @@ def run(
         signal.pause()
     signal.signal(signal.SIGTERM, _ignore if script is Script.DEAF else _leave)
     words[Word.STATE] = State.READY
+    words[Word.PROMISE_NS] = promise()
     channel.send(encode(Ready()))
     if script is Script.BABBLES:
         channel.send(b"\xff\xff not MessagePack")
         channel.send(b"x" * (LONGEST_MESSAGE_BYTES + 1))
-        channel.send(encode(Spawn(0)))
+        socket.send_fds(channel, [encode(Spawn(0, 0))], [0, 1, 2])
     if script is Script.CRASHES:
         return 7
-    while datagram := channel.recv(LONGEST_MESSAGE_BYTES):
-        if isinstance(decode(datagram), Drain) and script is not Script.DEAF:
-            return 0
-    return 0  # the master is gone
+    if settings.app == HUNGRY:
+        eaten = []
+        while True:
+            eaten.append(b"x" * 1024 * 1024)
+    return live(channel, words, script)
+
+
+def live(channel: socket.socket, words: memoryview, script: Script) -> int:
+    """The loop."""
+    began = time.monotonic()
+    while True:
+        words[Word.PROMISE_NS] = promise()
+        if not select.select([channel], [], [], TICK_S / 2)[0]:
+            age_s = time.monotonic() - began
+            if script is Script.STUCK and age_s > STUCK_S:
+                signal.signal(signal.SIGTERM, _ignore)
+                hang()
+            if script is Script.SICK and age_s > SICK_S:
+                channel.send(encode(Unhealthy("/healthz answered 500")))
+                script = Script.OBEDIENT
+            continue
+        datagram, fds, _, _ = socket.recv_fds(channel, LONGEST_MESSAGE_BYTES, 8)
+        if not datagram:
+            return 0  # the master is gone
+        match decode(datagram):
+            case Drain() if script is not Script.DEAF:
+                return 0
+            case Withdraw():
+                words[WITHDRAWN] = 1
+            case Reopen(targets=targets):
+                for target, descriptor in zip(targets, fds, strict=True):
+                    os.dup2(descriptor, target)
+                    os.close(descriptor)
+            case _:
+                pass
+
+
+def promise() -> int:
+    return time.monotonic_ns() + int(TICK_S * 1e9)
+
+
+def hang() -> None:
+    while True:
+        signal.pause()
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

@@ -42,4 +42,6 @@ def run(module: str, scenario: str) -> None:
         timeout=60,
         check=False,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    said = done.stdout + done.stderr
+    assert said == "", said
+    assert done.returncode == 0

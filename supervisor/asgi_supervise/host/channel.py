@@ -1,14 +1,15 @@
 """The channel between master and child: one datagram a message, descriptors beside it.
 
-What arrives is closed on ``exec``, unlike with :func:`socket.recv_fds` as it stands: a program that
-the application starts must keep neither a channel (its reader would not see the end of it) nor a
-process descriptor.
+What arrives is closed on ``exec``: a program that the application starts must keep neither a
+channel (its reader would not see the end of it) nor a process descriptor. :func:`socket.recv_fds`
+cannot do that: it takes flags, and ignores them.
 """
 
 from __future__ import annotations
 
 import os
 import socket
+from array import array
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
@@ -30,10 +31,15 @@ def receive(end: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
 
     Without descriptors to spare in this process some of them do not arrive. Raises ``OSError``.
     """
-    datagram, fds, _, _ = socket.recv_fds(
-        end, LONGEST_MESSAGE_BYTES, MOST_DESCRIPTORS, flags | socket.MSG_CMSG_CLOEXEC
+    room = socket.CMSG_LEN(MOST_DESCRIPTORS * array("i").itemsize)
+    datagram, ancillary, _, _ = end.recvmsg(
+        LONGEST_MESSAGE_BYTES, room, flags | socket.MSG_CMSG_CLOEXEC
     )
-    return datagram, fds
+    fds = array("i")
+    for level, kind, data in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+    return datagram, list(fds)
 
 
 @contextmanager

@@ -51,8 +51,9 @@ def read(descriptor: int) -> str:
 
 def read_crash(descriptor: int) -> str:
     """What a crash wrote; stacks that were asked for before are no part of it."""
-    _, begin, text = os.pread(descriptor, MOST_BYTES, 0).rpartition(_CRASH)
-    return (begin + text).decode(errors="backslashreplace")
+    written = os.pread(descriptor, MOST_BYTES, 0)
+    begin = written.rfind(_CRASH)
+    return written[begin:].decode(errors="backslashreplace") if begin >= 0 else ""
 
 
 def kernel_state(pid: int) -> str:

@@ -223,7 +223,8 @@ class Template:
         with go_on:
             self.pidfds.append(pidfd)
             self.tell(Spawned(order.seat, pid), pidfd)
-            go_on.send(children.GO_ON)
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # killed already
+                go_on.send(children.GO_ON)
 
     def work(
         self,
