@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import httpx
@@ -303,6 +304,8 @@ def test_a_reload_gives_new_workers_what_was_changed(tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
+        patience = threading.Timer(60, process.kill)  # ends whatever is waited for below
+        patience.start()
         try:
             assert process.stderr is not None
             serving = next(line for line in process.stderr if "serving on" in line)
@@ -323,6 +326,7 @@ def test_a_reload_gives_new_workers_what_was_changed(tmp_path: Path) -> None:
             refused = next(line for line in process.stderr if "workers = 0" in line)
             assert httpx.get(url[0], trust_env=False).json()["generation"] == 2
         finally:
+            patience.cancel()
             process.terminate()
             _, rest = process.communicate(timeout=60)
     assert process.returncode == 0, rest

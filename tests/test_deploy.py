@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from signal import Signals
@@ -126,6 +127,8 @@ def test_log_files_are_rotated(tmp_path: Path, rotate: Callable[[Path, Path], No
             url = f"http://127.0.0.1:{listener.getsockname()[1]}/{requests}"
             assert httpx.get(url, trust_env=False, timeout=20).status_code == 204
 
+        patience = threading.Timer(60, process.kill)  # nobody answers then, which ends the loops
+        patience.start()
         try:
             ask()
             rotate(tmp_path, rotation)
@@ -136,6 +139,7 @@ def test_log_files_are_rotated(tmp_path: Path, rotate: Callable[[Path, Path], No
             process.send_signal(signal.SIGTERM)
             out, err = process.communicate(timeout=60)
         finally:
+            patience.cancel()
             process.kill()
     assert (out, err, process.returncode) == ("", "", 0)
     old, new = ((tmp_path / name).read_text() for name in ("error.log.1", "error.log"))
