@@ -157,7 +157,6 @@ def test_good_frames(stream: bytes, found: list[Any], cut: Any) -> None:
     for piece in cut(stream):
         notes.reader.feed(piece)
     assert notes.found == found
-    assert notes.reader.bytes_to_come == 0
 
 
 @pytest.mark.parametrize("cut", [whole, at_random])
@@ -183,14 +182,6 @@ def test_a_stopped_reader_hands_out_one_message_at_a_time() -> None:
     notes.stop = False
     notes.reader.resume()
     assert notes.found == ["one", "two", "three", "four"]
-
-
-def test_what_is_still_to_come_of_a_frame_is_known() -> None:
-    notes = Notes()
-    notes.reader.feed(frame(FIN | BINARY, b"x" * 100)[:-40])
-    assert notes.reader.bytes_to_come == 40
-    notes.reader.feed(b"?" * 40)
-    assert notes.reader.bytes_to_come == 0
 
 
 BAD: dict[str, tuple[bytes, int]] = {

@@ -121,11 +121,6 @@ class FrameReader:
         self._compressed = False
         self._utf8: codecs.IncrementalDecoder | None = None
 
-    @property
-    def bytes_to_come(self) -> int:
-        """Of a data frame that has begun: no control frame can come before its end."""
-        return self._left
-
     def feed(self, data: bytes) -> None:
         """Read ``data``, the next of the stream; raises :class:`Violation`."""
         if self._stopped:
@@ -334,8 +329,11 @@ def control(opcode: int, payload: bytes) -> bytes:
 def close(code: int, reason: str = "") -> bytes:
     """A close frame; 1005 makes one without a code. A reason is cut to what fits.
 
-    Raises ``ValueError`` for a code that must not be sent (RFC 6455 §7.4).
+    Raises ``ValueError`` for a code that must not be sent (RFC 6455 §7.4) and for a reason that is
+    no ``str``.
     """
+    if not isinstance(reason, str):
+        raise ValueError(f"the reason must be str, not {type(reason).__name__}")
     if code == 1005:
         return control(CLOSE, b"")
     cut = reason.encode("utf-8", "replace")[:_REASON_MAX_BYTES].decode("utf-8", "ignore")

@@ -19,7 +19,7 @@ from websockets.http11 import Request
 from websockets.server import ServerProtocol
 
 from asgi_worker.protocols.deflate import Deflate
-from asgi_worker.protocols.exchange import BODY, Exchange
+from asgi_worker.protocols.exchange import BODY, COMPLETE, Exchange
 from asgi_worker.protocols.response import DATE, SERVER, STATUS_LINES, serialise
 
 if TYPE_CHECKING:
@@ -174,6 +174,13 @@ class Denial:
         exchange.wire.respond(exchange, text.encode(), more=False)
         exchange.complete()
 
+    def lost(self) -> None:
+        """The client has gone; a response that broke off is logged as those to requests are."""
+        exchange, server = self.exchange, self.server
+        if BODY <= exchange.phase < COMPLETE and server.access_log is not None:
+            server.record(exchange)
+        exchange.disconnect()
+
     def want_body(self, exchange: Exchange) -> None:
         """A handshake has no body."""
 
@@ -194,7 +201,7 @@ class Denial:
 
 def record(access_log: AccessLog, scope: Scope, started_at: float) -> None:
     """Write the access-log line of an accepted WebSocket, at its end."""
-    target = scope["raw_path"].decode("latin-1")
+    target = (scope["raw_path"] or b"").decode("latin-1")
     if scope["query_string"]:
         target = f"{target}?{scope['query_string'].decode('latin-1')}"
     duration_s = perf_counter() - started_at

@@ -207,7 +207,7 @@ class HttpConnection:
         self.closing = True
         self.server.connections.discard(self)
         request.make_websocket(exchange.scope)
-        websocket.upgrade(self.server, self.transport, exchange.scope, rest)
+        websocket.upgrade(self.server, self.output, exchange.scope, rest)
 
     def _body_unfinished(self) -> None:
         """A body goes on: the client has a while for its next piece, unless it waits for us."""

@@ -38,6 +38,7 @@ class Incoming:
         "_transport",
         "_waiter",
         "asked",
+        "heard",
         "paused",
         "queue",
         "reader",
@@ -53,11 +54,12 @@ class Incoming:
         """``failed`` is called when the client breaks the protocol; nothing is read after it."""
         self.reader: FrameReader | None = None
         self.paused = False
+        self.heard = False  # something, since it was last set to False
         self.asked = True
         self._loop: Final = loop
         self._transport: Final = transport
         self._max_messages: Final = max_messages
-        self._failed: Final = failed
+        self._failed: Callable[[Violation], None] | None = failed
         self.queue: list[Message] = []  # short; a deque begins with 760 bytes
         self._queued_bytes = 0  # since the queue was empty
         self._waiter: asyncio.Future[None] | None = None
@@ -66,6 +68,7 @@ class Incoming:
 
     def data_received(self, data: bytes) -> None:
         """Bytes of the client, as the transport has them."""
+        self.heard = True
         if self.reader is not None:
             try:
                 self.reader.feed(data)
@@ -123,9 +126,19 @@ class Incoming:
         message = queue.pop(0)
         if not queue:
             self._queued_bytes = 0
-            if self.paused and self._end is None and self.reader is not None:
-                self.resume()
+            if self.paused:
+                # Not at once: an application that never waits would take all that is here within
+                # one turn of the loop, while everybody else waits for it.
+                self._loop.call_soon(self._go_on)
         return message
+
+    def _go_on(self) -> None:
+        if self.paused and self._end is None and self.reader is not None:
+            self.resume()
+
+    def forget(self) -> None:
+        """The connection is lost: hold nothing of it while the application has this."""
+        self._failed = None
 
     def connect(self) -> None:
         """Begin with what the application is told first; reading waits for its answer."""
@@ -162,7 +175,8 @@ class Incoming:
 
     def _violated(self, violation: Violation) -> None:
         self.reader = None
-        self.in_turn(self._failed, violation)
+        if self._failed is not None:
+            self.in_turn(self._failed, violation)
 
     def _arrived(self, size: int) -> None:
         self._queued_bytes += size

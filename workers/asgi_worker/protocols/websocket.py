@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Final
 
 from asgi_worker.protocols import frames, handshake
@@ -40,13 +40,14 @@ DRAIN_TIMEOUT_S: Final = 2.0
 """The same while the worker stops."""
 
 
-def upgrade(server: Server, transport: asyncio.Transport, scope: Scope, data: bytes) -> None:
-    """Take over ``transport`` for the handshake request in ``scope``; ``data`` came after its head.
+def upgrade(server: Server, output: Output, scope: Scope, data: bytes) -> None:
+    """Take over the connection of ``output`` for the handshake request in ``scope``.
 
-    Called for a GET that asks for ``Upgrade: websocket``; what is wrong with it is answered here.
+    ``data`` came after its head. Called for a GET that asks for ``Upgrade: websocket``; what is
+    wrong with it is answered here. The output may be held back: by the response before this one.
     """
-    connection = WebSocketConnection(server, transport, scope)
-    transport.set_protocol(connection)  # type: ignore[arg-type]  # one by its methods
+    connection = WebSocketConnection(server, output, scope)
+    output.transport.set_protocol(connection)  # type: ignore[arg-type]  # one by its methods
     server.connections.add(connection)
     connection.start(data)
 
@@ -67,7 +68,6 @@ class WebSocketConnection:
         "_ping",
         "_scope",
         "_started_at",
-        "_to_come",
         "_transport",
         "data_received",
         "deadline",
@@ -75,19 +75,18 @@ class WebSocketConnection:
         "server",
     )
 
-    def __init__(self, server: Server, transport: asyncio.Transport, scope: Scope) -> None:
+    def __init__(self, server: Server, output: Output, scope: Scope) -> None:
         self.server = server
         self.deadline = math.inf
         self.phase = HANDSHAKE
-        self._transport = transport
+        self._output = output
+        self._transport = transport = output.transport
         self._scope = scope
         self._started_at = perf_counter()
         self._incoming = Incoming(
             server.loop, transport, server.settings.ws_max_queue, self._failed
         )
         self.data_received = self._incoming.data_received
-        self._output = Output(server)
-        self._output.transport = transport
         self._agreement: handshake.Agreement
         self._accepted = False
         self._deflate: Deflate | None = None
@@ -96,7 +95,6 @@ class WebSocketConnection:
         self._ended_by_application = False
         self._owed_pong: bytes | None = None
         self._ping: bytes | None = None  # not answered yet
-        self._to_come = 0  # of the frame that was arriving when the last ping was sent
 
     def start(self, data: bytes) -> None:
         """Judge the handshake and, if it is one, call the application."""
@@ -123,8 +121,13 @@ class WebSocketConnection:
 
     # The transport calls (data_received is an attribute: the queue's, without a detour).
 
-    def eof_received(self) -> None:
-        """The transport closes itself after writing what it holds."""
+    def eof_received(self) -> bool:
+        """The client has closed its side: it may wait for a response, but does not talk."""
+        if self.phase is DENYING:
+            self._incoming.end(1006, "")
+            return True
+        self.server.call_soon(self._hang_up)  # after what is under way for a close frame
+        return False
 
     def pause_writing(self) -> None:
         self._output.pause_writing()
@@ -138,14 +141,14 @@ class WebSocketConnection:
     def connection_lost(self, exc: Exception | None) -> None:
         server = self.server
         self._over(1006, "")
+        self._incoming.forget()
+        server.lost(self)
         if self._denial is not None:
-            self._denial.exchange.disconnect()
-        self.deadline = math.inf
+            self._denial.lost()
         if self._accepted:
             server.websockets -= 1
             if server.access_log is not None:
                 handshake.record(server.access_log, self._scope, self._started_at)
-        server.lost(self)
 
     # The frame reader calls.
 
@@ -155,7 +158,7 @@ class WebSocketConnection:
             # read must not fill our memory with pongs.
             self._owed_pong = payload
         elif self.phase is OPEN:
-            self._write(frames.control(frames.PONG, payload))
+            self._output.gather(frames.control(frames.PONG, payload))
 
     def pong(self, payload: bytes) -> None:
         if payload == self._ping and self.phase is OPEN:
@@ -193,12 +196,15 @@ class WebSocketConnection:
 
     def expire(self, now: float) -> None:
         """Time for a ping; or for its answer, for a close frame's or for the end to have come."""
-        reader = self._incoming.reader
-        if self.phase is not OPEN or reader is None:
-            self.abort()
+        reads = self._client_reads()
+        if self.phase is not OPEN:
+            self.deadline = now + CLOSE_TIMEOUT_S
+            if not reads:
+                self.abort()
             return
         timeout_s = self.server.settings.ws_ping_timeout_s
-        before, self._to_come = self._to_come, reader.bytes_to_come
+        incoming = self._incoming
+        heard, incoming.heard = incoming.heard or incoming.paused, False
         if self._ping is None:
             payload = os.urandom(4)
             self._write(frames.control(frames.PING, payload))
@@ -207,8 +213,8 @@ class WebSocketConnection:
             else:
                 self._ping = payload
                 self.deadline = now + timeout_s
-        elif timeout_s is not None and (self._incoming.paused or self._to_come not in {0, before}):
-            # No pong could be seen: the application lags behind, or a long frame is on its way.
+        elif timeout_s is not None and (heard or reads):
+            # It is there: its pong is behind what it sends, or our ping behind what it reads.
             self.deadline = now + timeout_s
         else:
             self._close(1011, "keepalive ping timeout", CLOSE_TIMEOUT_S)
@@ -219,6 +225,8 @@ class WebSocketConnection:
             self._close(code, "", DRAIN_TIMEOUT_S)
         elif self.phase is HANDSHAKE:
             self._drain_code = code  # the client learns it in a close frame, once there can be one
+        elif self.phase is not DENYING:
+            self.deadline = min(self.deadline, monotonic() + DRAIN_TIMEOUT_S)
 
     def disconnect(self) -> None:
         if self.phase is HANDSHAKE:
@@ -232,7 +240,7 @@ class WebSocketConnection:
 
     # The application calls.
 
-    async def send(self, message: Message) -> None:
+    async def send(self, message: Message) -> None:  # noqa: PLR0912 – flat is fast
         """Take one message of the application.
 
         Raises ``ClientDisconnected`` when the connection has ended, and ``RuntimeError``, saying
@@ -267,10 +275,15 @@ class WebSocketConnection:
         more = incoming.queue or not incoming.asked
         incoming.asked = False
         if more or output.gathered:
+            before = output.gathered_bytes
             output.gather(head)
             output.gather(payload)
             if not more:
                 output.flush()
+            elif output.gathered_bytes <= before:
+                # Much has left in this turn. An application that only sends, to a client as fast
+                # as itself, would else never wait, and never learn that the client has gone.
+                await asyncio.sleep(0)
         elif size <= JOIN_MAX_BYTES:
             self._transport.write(head + payload)
         else:
@@ -320,23 +333,18 @@ class WebSocketConnection:
     # The application has ended.
 
     def _done(self, task: asyncio.Task[None]) -> None:
-        self.server.tasks.discard(task)
-        if task.cancelled():
-            self._application_ended(asyncio.CancelledError())
-        else:
-            self._application_ended(task.exception())
-
-    def _application_ended(self, error: BaseException | None) -> None:
         """Log what went wrong, and end the connection if that has not been done."""
+        self.server.tasks.discard(task)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
         stopped = error is not None and self._incoming.ended and is_disconnect(error)
         if not stopped:
             log_end(self.server.log, self._scope["path"], error, self.phase)
+            self.server.errors += error is not None and self._accepted
         if self.phase is HANDSHAKE:
             self._deny().answer(500, "Internal Server Error")
         elif self.phase is DENYING and self._denial is not None:
             self._denial.answer(500, "Internal Server Error")
         elif self.phase is OPEN:
-            self.server.errors += error is not None
             self._close(1000 if error is None else 1011, "", CLOSE_TIMEOUT_S)
 
     # The connection ends.
@@ -370,10 +378,20 @@ class WebSocketConnection:
 
     def _fall_silent(self, code: int, reason: str, timeout_s: float) -> None:
         """Nothing more is written. Of several reasons the application is told the first."""
-        self.deadline = self.server.now + timeout_s
+        # Not by server.now, which is old when an application has held the loop.
+        self.deadline = monotonic() + timeout_s
         self._incoming.end(code, reason)
-        self._output.lost = True  # nobody need wait for it to become writable
-        self._output.resume_writing()
+        output = self._output
+        output.lost = True  # nobody need wait for it to become writable
+        output.resume_writing()
+        output.unsent_bytes = self._transport.get_write_buffer_size()
+
+    def _client_reads(self) -> bool:
+        """Whether the client has taken some of what it was sent since this was last asked."""
+        output, before = self._output, self._output.unsent_bytes
+        output.unsent_bytes = unsent_bytes = self._transport.get_write_buffer_size()
+        # What is held back grows only after the client has taken most of it.
+        return unsent_bytes < before or (output.write_paused and unsent_bytes > before)
 
     def _ping_later(self) -> None:
         interval_s = self.server.settings.ws_ping_interval_s
