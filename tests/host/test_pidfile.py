@@ -77,3 +77,34 @@ def test_a_link_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(PidFileError, match="symbolic link"):
         PidFile(str(tmp_path / "pid"))
     assert not (tmp_path / "victim").exists()
+
+
+def test_what_is_no_file_is_neither_written_nor_removed(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PidFileError, match=r"cannot write pid file .*: it is not a regular file"):
+        PidFile(str(tmp_path / "pipe"))
+    assert (tmp_path / "pipe").exists()
+
+
+FULL = """
+import os, resource, sys
+from asgi_supervise.host.pidfile import PidFile, PidFileError
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))  # as a full disk
+before = os.listdir("/proc/self/fd")
+try:
+    PidFile(sys.argv[1])
+except PidFileError as error:
+    print(error)
+assert os.listdir("/proc/self/fd") == before
+"""
+
+
+def test_what_cannot_be_written_for_want_of_space_is_not_left_behind(tmp_path: Path) -> None:
+    said = subprocess.check_output(
+        [sys.executable, "-c", FULL, str(tmp_path / "pid")],
+        cwd=ROOT,
+        text=True,
+        env={"PYTHONPATH": "supervisor:workers"},
+    )
+    assert said.startswith(f"cannot write pid file {tmp_path}/pid: File too large; choose another")
+    assert list(tmp_path.iterdir()) == []

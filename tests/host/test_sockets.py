@@ -1,8 +1,12 @@
 from __future__ import annotations
 
+import fcntl
 import os
+import select
 import socket
 import stat
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +14,7 @@ import pytest
 
 from asgi_supervise.host.privileges import Identity
 from asgi_supervise.host.sockets import BindError, Listeners, listen
+from tests.host.test_contract import ROOT
 
 Listen = Callable[..., Listeners]
 
@@ -192,6 +197,63 @@ def test_somebody_elses_unix_socket_is_not_removed(listening: Listen, tmp_path: 
         other.bind(str(path))
         listeners.remove_files()
         assert path.exists()
+
+
+PATHS = {"PYTHONPATH": "supervisor:workers"}
+RIVAL = """
+import sys
+from asgi_supervise.host.sockets import BindError, listen
+print("here", flush=True)
+sys.stdin.readline()
+try:
+    listeners = listen([sys.argv[1]], slots=1, backlog=8, uds_mode=0o600, owner=None)
+except BindError:
+    print("refused", flush=True)
+else:
+    print("listening", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_of_two_who_find_a_stale_unix_socket_one_listens(tmp_path: Path) -> None:
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as stale:
+        stale.bind(str(path))
+    words = [sys.executable, "-c", RIVAL, f"unix:{path}"]
+    pipe = subprocess.PIPE
+    lock = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # as a third one who is about to take the place
+    with (
+        subprocess.Popen(words, cwd=ROOT, env=PATHS, stdin=pipe, stdout=pipe) as one,
+        subprocess.Popen(words, cwd=ROOT, env=PATHS, stdin=pipe, stdout=pipe) as other,
+    ):
+        said = []
+        for rival in (one, other):
+            assert rival.stdin
+            assert rival.stdout
+            assert rival.stdout.readline() == b"here\n"
+            rival.stdin.write(b"go\n")
+            rival.stdin.flush()
+        assert select.select([one.stdout, other.stdout], [], [], 0.3)[0] == [], "both wait"
+        os.close(lock)
+        for rival in (one, other):
+            assert rival.stdout
+            said.append(rival.stdout.readline())
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+        for rival in (one, other):
+            rival.communicate()
+    assert sorted(said) == [b"listening\n", b"refused\n"]
+
+
+def test_a_directory_that_somebody_else_has_locked_does_not_stop_us(
+    listening: Listen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asgi_supervise.host.sockets.LOCK_TRIES", 2)
+    lock = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    assert listening(f"unix:{tmp_path}/s").addresses == [f"unix:{tmp_path}/s"]
+    os.close(lock)
 
 
 def test_abstract_unix_socket(listening: Listen) -> None:

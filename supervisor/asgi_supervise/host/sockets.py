@@ -18,14 +18,20 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
+import select
 import socket
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
 from asgi_supervise.host.privileges import Identity
+
+LOCK_TRIES = 100
+LOCK_PAUSE_MS = 20
+"""Two seconds for another master, which needs milliseconds."""
 
 
 class BindError(Exception):
@@ -201,17 +207,26 @@ def _listen_unix(
     listeners: Listeners, bind: str, backlog: int, mode: int, owner: Identity | None
 ) -> None:
     path = bind.removeprefix("unix:")
-    abstract = path.startswith("@")
-    if not abstract:
+    if path.startswith("@"):  # the kernel refuses the second, and nothing is left behind
+        _bind_unix(listeners, bind, "\0" + path[1:], backlog, mode, None)
+    else:
         path = os.path.abspath(path)
-        _remove_stale(bind, path)
+        with _alone_in(os.path.dirname(path)):
+            _remove_stale(bind, path)
+            _bind_unix(listeners, bind, path, backlog, mode, owner)
+    listeners.addresses.append(f"unix:{bind.removeprefix('unix:')}")
+
+
+def _bind_unix(
+    listeners: Listeners, bind: str, path: str, backlog: int, mode: int, owner: Identity | None
+) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listeners.shared.append(listener)
     # The umask makes the file with its mode: there is no moment at which it has another one.
     before = os.umask(~mode & 0o777)
     try:
-        listener.bind("\0" + path[1:] if abstract else path)
-        if not abstract:
+        listener.bind(path)
+        if not path.startswith("\0"):
             listeners.files.append((path, os.lstat(path)))
             if owner is not None and os.geteuid() == 0:
                 os.chown(path, _or_unchanged(owner.user), _or_unchanged(owner.group))
@@ -226,7 +241,30 @@ def _listen_unix(
     finally:
         os.umask(before)
     listener.setblocking(False)
-    listeners.addresses.append(f"unix:{bind.removeprefix('unix:')}")
+
+
+@contextlib.contextmanager
+def _alone_in(directory: str) -> Iterator[None]:
+    """Of several masters that start at the same time one is in here: else a second one might find
+    the stale socket, and remove the first one's new one in its place.
+
+    Best effort: who may not read the directory, or finds it locked by something else for so long,
+    goes on without.
+    """
+    try:
+        lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        for _ in range(LOCK_TRIES):
+            with contextlib.suppress(OSError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            select.poll().poll(LOCK_PAUSE_MS)
+        yield
+    finally:
+        os.close(lock)
 
 
 def _remove_stale(bind: str, path: str) -> None:
