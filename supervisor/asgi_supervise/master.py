@@ -210,9 +210,6 @@ def run(loaded: Loaded, reread: Reread) -> int:
 def _prepare(loaded: Loaded, reread: Reread, open_things: ExitStack) -> Master:
     """Everything a master has before its first turn; what must be closed goes on the stack."""
     settings = loaded.settings
-    output = open_things.enter_context(
-        closing(logs.LogFiles(settings.log_file, settings.access_log_file))
-    )
     rules = rules_of(settings)
     identity = privileges.resolve(settings.user, settings.group)
     private = []
@@ -227,6 +224,10 @@ def _prepare(loaded: Loaded, reread: Reread, open_things: ExitStack) -> Master:
         owner=identity,
     )
     open_things.callback(listeners.remove_files)
+    # Last, so that whoever starts us still sees on the terminal what is wrong with the rest.
+    output = open_things.enter_context(
+        closing(logs.LogFiles(settings.log_file, settings.access_log_file))
+    )
     blueprint = Blueprint(
         settings=settings.worker_settings(),
         listeners=listeners,

@@ -73,6 +73,11 @@ def test_no_frame_no_guilt(dump: str) -> None:
     assert guilty_frame(dump) == ""
 
 
+def test_the_demo_is_an_application_too() -> None:
+    dump = 'Current thread 0x1:\n  File "/x/asgi_supervise/demo.py", line 3 in hang\n'
+    assert guilty_frame(dump) == "/x/asgi_supervise/demo.py:3 in hang"
+
+
 def test_how_the_process_was_started_is_left_out_of_stacks() -> None:
     kept = without_our_start(DUMP)
     assert kept == DUMP[: DUMP.index('  File "/opt/workers/asgi_worker/main.py"')]

@@ -13,8 +13,10 @@ _VARYING = re.compile(r"0x[0-9a-fA-F]+|\d+")
 _FRAME = re.compile(
     r'^  File "(?P<file>.+)", line (?P<line>\d+) in (?P<function>.+)$', re.MULTILINE
 )
-_NOT_THE_APPLICATION = re.compile(r"/lib/python3\.\d+/|/asgi_(worker|supervise)/|^<")
-_OUR_START = re.compile(r"/asgi_worker/main\.py|/asgi_supervise/")
+_NOT_THE_APPLICATION = re.compile(
+    r"/lib/python3\.\d+/|/asgi_worker/|/asgi_supervise/(?!demo\.py)|^<"
+)
+_OUR_START = re.compile(r"/asgi_worker/main\.py|/asgi_supervise/(?!demo\.py)")
 """Frames from here outwards are how the process came to be: the same in all of them."""
 _NATIVE_CRASHES = frozenset({Signals.SIGSEGV, Signals.SIGBUS, Signals.SIGILL, Signals.SIGFPE})
 
