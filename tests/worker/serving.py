@@ -94,7 +94,7 @@ class Arena:
             loop=asyncio.get_running_loop(),
             board=self.board.writer(0),
         )
-        await self.server.listen([self.listener])
+        self.server.listen([self.listener])
         return self
 
     async def __aexit__(self, *exc: object) -> None:

@@ -110,8 +110,8 @@ class TestStalledReader:
         assert received == [*range(first), lines - 1]
         assert [record.message for record in caplog.records] == [
             (
-                "Cannot write the access log: its reader does not read; lines are lost "
-                "(this is said once, and at exit)"
+                "cannot write the access log: its reader does not read; lines are lost, "
+                "and counted until it works again"
             )
         ]
 
@@ -166,8 +166,8 @@ class TestErrors:
         assert log.lost == 6
         assert caplog.messages == [
             (
-                "Cannot write the access log: No space left on device; lines are lost "
-                "(this is said once, and at exit)"
+                "cannot write the access log: No space left on device; lines are lost, "
+                "and counted until it works again"
             ),
             "6 lines of the access log were lost",
         ]

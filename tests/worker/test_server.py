@@ -194,7 +194,7 @@ def test_unix_sockets_are_served_and_left_in_place(run: Run, tmp_path: Path) -> 
         settings = WorkerSettings(app="test:app", access_log=False)
         loop = asyncio.get_running_loop()
         server = Server(app, settings, loop=loop, board=Scoreboard(1).writer(0))
-        await server.listen([listener])
+        server.listen([listener])
         wire = Wire(*await asyncio.open_unix_connection(str(path)))
         await wire.get("/", "X-Forwarded-For: 203.0.113.9", "X-Forwarded-Proto: https")
         wire.close()

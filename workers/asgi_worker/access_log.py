@@ -21,6 +21,8 @@ import time
 
 BACKLOG_BYTES = 1024 * 1024
 RETRY_S = 0.02
+CALM_S = 1.0
+"""When writing has worked again for so long, what was lost is reported; the next loss is news."""
 LONGEST_REQUEST = 3000
 """Characters shown of a request line: with the rest, a line is shorter than ``PIPE_BUF``."""
 
@@ -36,21 +38,33 @@ class AccessLog:
     def __init__(self, loop: asyncio.AbstractEventLoop, fd: int) -> None:
         self.lost = 0
         self._loop = loop
-        self._fd = fd
+        self._number = fd
+        self._fd = -1
         self._lines: list[str] = []
         self._backlog = bytearray()
         self._told: set[str] = set()
+        self._lost_before = 0  # lines whose loss was reported
+        self._lost_at = 0.0  # loop time
+        self._torn = False  # the file ends with a part of a line
+        self._in_pieces = False
+        self._poll: select.poll | None = None
+        self.reopened()
+
+    def reopened(self) -> None:
+        """There is another file behind the descriptor: see of what kind."""
+        self._torn = False
+        self._fd = self._number
         try:
-            mode = os.fstat(fd).st_mode
+            mode = os.fstat(self._fd).st_mode
         except OSError:
             # Closed: whatever gets this number next must not receive our lines.
             mode, self._fd = 0, -1
         # Up to PIPE_BUF bytes reach a pipe whole, however many processes write to it.
         self._in_pieces = stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
-        self._poll: select.poll | None = None
+        self._poll = None
         if self._in_pieces or os.isatty(self._fd):
             self._poll = select.poll()
-            self._poll.register(fd, select.POLLOUT)
+            self._poll.register(self._fd, select.POLLOUT)
 
     def record(
         self,
@@ -98,8 +112,7 @@ class AccessLog:
         if self._backlog:
             self._lose(bytes(self._backlog), 0, "its reader does not read")
             self._backlog.clear()
-        if self.lost:
-            log.warning("%d lines of the access log were lost", self.lost)
+        self._report_lost()
 
     def _taken(self) -> bytes:
         data = "".join(self._lines).encode("ascii", "backslashreplace")
@@ -135,12 +148,18 @@ class AccessLog:
             if self._poll is not None and not self._poll.poll(0):
                 break
             try:
+                if self._torn:
+                    os.write(self._fd, b"\n")
+                    self._torn = False
                 start += os.write(self._fd, self._piece(data, start))
             except BlockingIOError:
                 break
             except OSError as error:
+                self._torn = self._torn or data[start - 1 : start] not in (b"", b"\n")
                 self._lose(data, start, error.strerror or str(error))
                 return len(data)
+        if self._told and self._loop.time() >= self._lost_at + CALM_S:
+            self._report_lost()
         return start
 
     def _piece(self, data: bytes, start: int) -> bytes:
@@ -152,12 +171,19 @@ class AccessLog:
 
     def _lose(self, data: bytes, start: int, why: str) -> None:
         self.lost += data.count(b"\n", start)
+        self._lost_at = self._loop.time()
         if why not in self._told:
             self._told.add(why)
             log.error(
-                "Cannot write the access log: %s; lines are lost (this is said once, and at exit)",
+                "cannot write the access log: %s; lines are lost, and counted until it works again",
                 why,
             )
+
+    def _report_lost(self) -> None:
+        if self.lost > self._lost_before:
+            log.warning("%d lines of the access log were lost", self.lost - self._lost_before)
+            self._lost_before = self.lost
+        self._told.clear()
 
 
 def _shown(request: str) -> str:

@@ -1,8 +1,8 @@
 """A worker process from fork to exit status.
 
-The order of things: signals, title, loop, application, lifespan startup, listen, Ready; then drain,
-lifespan shutdown, exit. What ends a worker: ``Drain`` from the master, SIGTERM, or end-of-file on
-the channel, which means that the master is gone.
+The order of things: stacks, signals, title, loop, application, lifespan startup, health check,
+listen, Ready; then drain, lifespan shutdown, exit. What ends a worker: ``Drain`` from the master,
+SIGTERM, or end-of-file on the channel, which means that the master is gone.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ import atexit
 import contextlib
 import ctypes
 import faulthandler
+import gc
 import logging
 import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Coroutine, Sequence
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import setproctitle
@@ -27,7 +28,16 @@ import setproctitle
 from asgi_worker import contract
 from asgi_worker.access_log import AccessLog
 from asgi_worker.application import BootError, load
-from asgi_worker.contract import BootFailed, Drain, Exit, Ready
+from asgi_worker.contract import (
+    STACKS_SIGNAL,
+    BootFailed,
+    Drain,
+    Exit,
+    Ready,
+    Reopen,
+    Withdraw,
+)
+from asgi_worker.health import Health, withdrawn
 from asgi_worker.lifespan import Lifespan
 from asgi_worker.scoreboard import State, Word
 from asgi_worker.server import Server
@@ -37,7 +47,10 @@ if TYPE_CHECKING:
     from asgi_worker.contract import WorkerSettings
     from asgi_worker.scoreboard import Scoreboard
 
-STDOUT = 1
+STDERR = 2
+"""It and the two before it are also for the programs that the application starts."""
+MOST_FILES = 16
+"""Descriptors that a message may carry."""
 LAST_WORDS_S = 2.0
 """How much of the time for starting is kept for telling the master why it was not enough."""
 _MALLOPT = {-1: 8 * 1024**2, -2: 1024**2, -3: 4 * 1024**2}
@@ -46,43 +59,60 @@ _MALLOPT = {-1: 8 * 1024**2, -2: 1024**2, -3: 4 * 1024**2}
 log = logging.getLogger("asgi_worker")
 
 
-def run(
+def run(  # noqa: PLR0913 – all that a forked process is given
     settings: WorkerSettings,
     *,
     slot: int,
+    seat: int,
     generation: int,
     listeners: Sequence[socket.socket],
     channel: socket.socket,
     scoreboard: Scoreboard,
+    stacks: int,
+    access_log: int,
     app: Application | None = None,
 ) -> int:
     """Serve until told to stop; the exit status of the process, for ``os._exit``.
 
     To be called once, in a process of its own, forked by the template: it takes over signals, the
-    event loop and the process title. ``app`` is the application when it was preloaded.
+    event loop and the process title. ``stacks`` and ``access_log`` are descriptors: of the file for
+    stacks (:data:`contract.STACKS_SIGNAL`), and of that for access-log lines. ``app`` is the
+    application when it was preloaded.
     """
     began = time.monotonic()
+    # First, so that whatever hangs or crashes from here on can be seen.
+    faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True, chain=False)
+    faulthandler.enable(file=stacks)
     atexit._clear()  # noqa: SLF001 – what came before the fork is for another process to run
     signal.signal(signal.SIGINT, _leave_it_to_the_master)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    faulthandler.enable()
     os.environ["ASGI_SUPERVISE_SLOT"] = str(slot)
     os.environ["ASGI_SUPERVISE_GENERATION"] = str(generation)
-    setproctitle.setproctitle(
-        f"{settings.name}: worker slot={slot} gen={generation} {settings.app}"
-    )
+    title = f"{settings.name}: worker slot={slot} gen={generation} {settings.app}"
+    setproctitle.setproctitle(title)
     _keep_heap()
-    board = scoreboard.writer(slot)
+    board = scoreboard.writer(seat)
     board[Word.PID] = os.getpid()
     board[Word.GENERATION] = generation
+    board[Word.SLOT] = slot
     board[Word.STATE] = State.STARTING
     status = Exit.INTERNAL
     loop = new_loop(settings)
     asyncio.set_event_loop(loop)
     try:
+        preloaded = app is not None
         if app is None:  # before the loop runs: applications may use one of their own to get ready
             app = load(settings)
-        worker = _Worker(settings, loop, listeners, channel, board, slot, generation)
+        worker = _Worker(
+            settings,
+            loop=loop,
+            listeners=listeners,
+            channel=channel,
+            board=board,
+            access_log=AccessLog(loop, access_log) if settings.access_log else None,
+            title=title,
+            freeze=not preloaded,
+        )
         left_s = settings.startup_timeout_s - (time.monotonic() - began)
         status = loop.run_until_complete(worker.serve(app, left_s))
     except BootError as error:
@@ -119,21 +149,29 @@ class _Worker:
     def __init__(
         self,
         settings: WorkerSettings,
+        *,
         loop: asyncio.AbstractEventLoop,
         listeners: Sequence[socket.socket],
         channel: socket.socket,
         board: memoryview,
-        slot: int,
-        generation: int,
+        access_log: AccessLog | None,
+        title: str,
+        freeze: bool,
     ) -> None:
         self.settings = settings
         self.loop = loop
         self.listeners = listeners
         self.channel = channel
         self.board = board
-        self.slot = slot
-        self.generation = generation
-        self.told_to_stop: asyncio.Future[Drain] = loop.create_future()
+        self.access_log = access_log
+        self.title = title
+        self.freeze = freeze
+        self.told_to_stop: asyncio.Future[None] = loop.create_future()
+        self.stop = Drain(settings.graceful_timeout_s, successor=False)
+        """What it was told; later ones count if their budget ends sooner."""
+        self.server: Server | None = None
+        self.health: Health | None = None
+        self.withdrawn = False
 
     async def serve(self, app: Application, startup_s: float) -> Exit:
         """The whole life of the worker.
@@ -142,76 +180,170 @@ class _Worker:
         seconds the master ends it.
         """
         settings, loop = self.settings, self.loop
+        last_words_s = min(LAST_WORDS_S, startup_s / 10)
+        deadline = loop.time() + startup_s - last_words_s
         self.channel.setblocking(False)
-        lifespan = Lifespan(app, settings)
+        self._read()  # the order to stop may have come while the application was imported
+        if self.told_to_stop.done():
+            return Exit.OK
         loop.add_signal_handler(signal.SIGTERM, self._stop, "SIGTERM")
         loop.add_reader(self.channel, self._read)
-        limit_s = max(startup_s - min(LAST_WORDS_S, startup_s / 10), 0.0)
-        startup = loop.create_task(lifespan.startup(limit_s))
-        await asyncio.wait((startup, self.told_to_stop), return_when=asyncio.FIRST_COMPLETED)
-        if not startup.done():
-            startup.cancel()
-            await asyncio.wait((startup,))
+        lifespan = Lifespan(app, settings)
+        if not await self._started(lifespan.startup(max(deadline - loop.time(), 0.0))):
             await lifespan.shutdown(settings.shutdown_reserve_s)
             return Exit.OK
-        startup.result()
-        access_log = AccessLog(loop, STDOUT) if settings.access_log else None
         server = Server(
             app,
             settings,
             loop=loop,
             board=self.board,
-            slot=self.slot,
-            generation=self.generation,
+            slot=self.board[Word.SLOT],
+            generation=self.board[Word.GENERATION],
             state=lifespan.state,
-            access_log=access_log,
+            access_log=self.access_log,
         )
-        await server.listen(self.listeners)
-        self._say_ready()
-        stop = await self.told_to_stop
-        reserve_s = min(settings.shutdown_reserve_s, stop.budget_s / 2)
-        await server.drain(stop.budget_s - reserve_s, successor=stop.successor)
-        await lifespan.shutdown(reserve_s)
+        try:
+            if settings.health_path is not None:
+                self.health = Health(app, server, self._tell)
+                timeout_s = max(deadline - loop.time(), 0.0)
+                if not await self._started(self.health.startup(timeout_s)):
+                    await lifespan.shutdown(settings.shutdown_reserve_s)
+                    return Exit.OK
+        except BootError as error:  # said at once: lifespan shutdown may take what time is left
+            self._tell(BootFailed(error.reason, error.traceback))
+            await lifespan.shutdown(last_words_s / 2)
+            return Exit.BOOT
+        await self._serve_until_told(server)
+        await lifespan.shutdown(min(settings.shutdown_reserve_s, self.stop.budget_s / 2))
         server.close()
-        if access_log is not None:
-            access_log.flush()
+        if self.access_log is not None:
+            self.access_log.flush()
         return Exit.OK
 
-    def _say_ready(self) -> None:
+    async def _serve_until_told(self, server: Server) -> None:
+        self.server = server
+        if self.withdrawn:
+            self._withdraw()
+        if self.freeze:
+            _freeze()
+        server.listen(self.listeners)
+        for listener in self.listeners:  # else they would listen on when the server does not
+            listener.close()
+        self._tell(Ready())
+        if self.health is not None:
+            self.health.watch()
+        await self.told_to_stop
+        setproctitle.setproctitle(f"{self.title} (draining)")
+        if self.health is not None:
+            self.health.stop()
+        await server.drain(self._serving_s(), successor=self.stop.successor)
+
+    async def _started(self, startup: Coroutine[Any, Any, None]) -> bool:
+        """Run a part of the start. Whether it succeeded, or the worker was told to stop first."""
+        task = self.loop.create_task(startup)
+        await asyncio.wait((task, self.told_to_stop), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+            return False
+        task.result()
+        return not self.told_to_stop.done()
+
+    def _serving_s(self) -> float:
+        """The part of the budget that is for requests; the rest is for lifespan shutdown."""
+        budget_s = self.stop.budget_s
+        return budget_s - min(self.settings.shutdown_reserve_s, budget_s / 2)
+
+    def _tell(self, message: contract.Message) -> bool:
+        """Tell the master; whether that was possible."""
         try:
-            self.channel.send(contract.encode(Ready()))
+            self.channel.send(contract.encode(message))
+        except BlockingIOError:  # it hangs; what it has not read yet is for it to read first
+            return False
         except OSError:
             self._stop("the master is gone")
+            return False
+        return True
 
     def _read(self) -> None:
         """A datagram from the master, or end-of-file because there is none any more."""
+        files: list[int] = []
         try:
-            datagram = self.channel.recv(contract.LONGEST_MESSAGE_BYTES)
+            datagram, files, _, _ = socket.recv_fds(
+                self.channel, contract.LONGEST_MESSAGE_BYTES, MOST_FILES, socket.MSG_CMSG_CLOEXEC
+            )
         except BlockingIOError:
             return
         except OSError:
             datagram = b""
-        if not datagram:
-            self.loop.remove_reader(self.channel)
-            self._stop("the master is gone")
-            return
         try:
-            message = contract.decode(datagram)
+            if datagram:
+                self._obey(contract.decode(datagram), files)
+            else:
+                self.loop.remove_reader(self.channel)
+                self._stop("the master is gone")
         except msgspec.DecodeError as error:
             log.warning("a message of the master is not understood, and ignored: %s", error)
+        finally:
+            for file in files:
+                os.close(file)
+
+    def _obey(self, message: contract.Message, files: list[int]) -> None:
+        match message:
+            case Drain():
+                self._drain(message)
+            case Withdraw():
+                self._withdraw()
+            case Reopen(targets):
+                self._reopen(targets, files)
+            case _:
+                log.warning("a message of the master is not for workers: %r", message)
+
+    def _reopen(self, targets: tuple[int, ...], files: list[int]) -> None:
+        if len(targets) != len(files):
+            log.error(
+                "cannot reopen log files: %d descriptors came for %d; the old ones stay in use",
+                len(files),
+                len(targets),
+            )
             return
-        if isinstance(message, Drain):
-            self._drain(message)
-        else:
-            log.warning("a message of the master is not for workers: %r", message)
+        for target, file in zip(targets, files, strict=True):
+            os.dup2(file, target, inheritable=target <= STDERR)
+        if self.access_log is not None:
+            self.access_log.reopened()
+
+    def _withdraw(self) -> None:
+        """Answer ``health_path`` from now on, or as soon as the worker serves, with 503."""
+        self.withdrawn = True
+        if self.server is not None and self.health is not None:
+            self.server.app = withdrawn(self.health.app, self.health.scope["path"])
 
     def _stop(self, why: str) -> None:
-        log.debug("worker slot=%d pid=%d stops: %s", self.slot, os.getpid(), why)
+        log.debug("%s stops: %s", self.title, why)
         self._drain(Drain(self.settings.graceful_timeout_s, successor=False))
 
     def _drain(self, message: Drain) -> None:
         if not self.told_to_stop.done():
-            self.told_to_stop.set_result(message)
+            self.stop = message
+            self.told_to_stop.set_result(None)
+            if message.successor and self.server is not None:
+                self.server.accepting.stop()  # at once: the next turn may be full of connections
+        elif message.budget_s < self.stop.budget_s:
+            self.stop = Drain(message.budget_s, self.stop.successor)
+            if self.server is not None:
+                self.server.hasten(self._serving_s())
+
+
+def _freeze() -> None:
+    """Take what the application is made of out of the collector's sight.
+
+    Otherwise each full collection, in the middle of some request, walks through all of it: 25 ms
+    for a FastAPI application without a route. One collection before costs just that, once, before
+    any client waits, so that no garbage of the start stays for ever. What was preloaded is frozen
+    already.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _keep_heap() -> None:

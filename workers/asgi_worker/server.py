@@ -1,14 +1,13 @@
-"""The connections of one worker: listeners, the tick, the sweep, draining.
+"""The connections of one worker, and what they have in common.
 
-One :class:`Server` a worker. Connections of every protocol register here; once a tick the loop
-stamps the scoreboard, which is the worker's promise to the master that its loop turns; once a
-second a sweep compares every connection's ``deadline``, so no request costs a timer.
+One :class:`Server` a worker. Connections of every protocol register here and call the application
+through it. How they come is in ``accepting``, what is done by the clock in ``ticking``, and how all
+this ends in ``draining``.
 """
 
 from __future__ import annotations
 
 import asyncio
-import errno
 import functools
 import logging
 import os
@@ -22,9 +21,12 @@ from email.utils import formatdate
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
+from asgi_worker.accepting import Accepting
+from asgi_worker.draining import Draining
 from asgi_worker.protocols.forwarded import TrustedProxies
 from asgi_worker.protocols.http1 import LINGER_S, HttpConnection
 from asgi_worker.scoreboard import State, Word
+from asgi_worker.ticking import Ticker
 
 if TYPE_CHECKING:
     from asgi_worker.access_log import AccessLog
@@ -35,14 +37,7 @@ if TYPE_CHECKING:
 
 Address = tuple[str, int | None]
 Done = Callable[[Task[None]], None]
-TICK_S: Final = 0.25
-"""Often enough to be missed soon, seldom enough that an idle worker costs next to nothing."""
-SWEEP_TICKS: Final = 4
-SETTLE_S: Final = 0.05  # how often a draining server looks whether all requests have ended
 PIECE_BYTES: Final = 16 * 1024
-NOTICE_S: Final = 2.0
-"""Applications are told that their clients are gone so long before they are cancelled, at most."""
-CANCEL_S: Final = 0.5  # for a cancelled application to end
 _WRITELINES_PAUSES: Final = sys.version_info >= (3, 13, 2)
 """Before, asyncio's ``writelines()`` never called ``pause_writing()`` (CVE-2024-12254)."""
 
@@ -115,7 +110,7 @@ class Server:
         self.limit_concurrency = settings.limit_concurrency
         self.hosts: set[bytes] = set()  # values of the Host field that were found valid
         self.now = loop.time()
-        self.idle_deadline = self.now + settings.keep_alive_timeout_s  # of what is idle from now on
+        self.idle_deadline = self.now  # of what is idle from now on
         self.trusted = (
             TrustedProxies(settings.forwarded_allow_ips) if settings.proxy_headers else None
         )
@@ -145,19 +140,16 @@ class Server:
         }
         self._keep_alive_s = settings.keep_alive_timeout_s
         self._context = copy_context()
-        self._listeners: list[asyncio.AbstractServer] = []
-        self._sockets: list[socket.socket] = []
+        self.ticker = Ticker(self, board)
+        self.accepting = Accepting(loop, shared=settings.workers > 1, begin=self.ticker.wake)
+        self._draining: Draining | None = None
         self._unflushed: list[Output] = []
-        self._ticks = 0
-        self._ticking: asyncio.TimerHandle | None = None
-        self._next_tick = 0.0
         self._second = 0
-        self._settled: asyncio.Future[None] | None = None
         self._extra_headers = b"".join(
             f"{name}: {value}\r\n".encode("latin-1") for name, value in settings.headers
         )
         self.defaults = b""
-        self._new_second(int(time.time()))
+        self.tell_time(self.now)
 
     # For the connections.
 
@@ -241,34 +233,25 @@ class Server:
     def lost(self, connection: Connection) -> None:
         """``connection`` is closed."""
         self.connections.discard(connection)
-        if self._settled is not None:
-            self._check_settled()
+        if self._draining is not None:
+            self._draining.lost()
 
     # For the worker process.
 
-    async def listen(self, listeners: Sequence[socket.socket]) -> None:
+    def scope(self) -> Scope:
+        """What every request begins with; to be changed at will."""
+        scope = self._base_scope.copy()
+        scope["state"] = scope["state"].copy()
+        scope["extensions"] = scope["extensions"].copy()
+        return scope
+
+    def listen(self, listeners: Sequence[socket.socket]) -> None:
         """Accept connections on ``listeners`` (bound, listening), and begin to tick."""
         for listener in listeners:
-            own = listener.dup()
-            own.setblocking(False)
-            self._sockets.append(own)
-            listening = await self._listen(own)
-            self._listeners.append(listening)
-        self._next_tick = self.loop.time()
+            make = functools.partial(self._connection, _fixed_address(listener))
+            self.accepting.listen(listener, make)
         self.board[Word.STATE] = State.READY
-        self._tick()
-
-    async def _listen(self, listener: socket.socket) -> asyncio.AbstractServer:
-        loop, backlog = self.loop, self.settings.backlog
-        own = listener.dup()
-        make = functools.partial(self._connection, _fixed_address(listener))
-        if listener.family != socket.AF_UNIX:
-            return await loop.create_server(make, sock=own, backlog=backlog)
-        if sys.version_info >= (3, 13):  # else the path would be unlinked, which is the master's
-            return await loop.create_unix_server(
-                make, sock=own, backlog=backlog, cleanup_socket=False
-            )
-        return await loop.create_unix_server(make, sock=own, backlog=backlog)
+        self.ticker.start()
 
     def _connection(self, local: Address | None = None) -> asyncio.Protocol:
         return cast(
@@ -278,103 +261,33 @@ class Server:
     async def drain(self, budget_s: float, *, successor: bool) -> None:
         """Stop accepting, then end every connection and request within ``budget_s`` seconds.
 
-        Requests in flight are waited for; the last of the time goes to telling applications that
-        their clients are gone and then to cancelling them. Returns when nothing is left.
+        ``successor``: others go on serving, from the same queues. Returns when nothing is left.
         """
-        deadline = self.loop.time() + budget_s
         self.draining = True
         self._keep_alive_s = min(self._keep_alive_s, LINGER_S)
+        self.ticker.wake()  # connections that are taken from the queue now need the time
         self.board[Word.STATE] = State.DRAINING
-        await self._stop_accepting()
-        for connection in list(self.connections):
-            connection.drain(successor)
-        notice_s = min(NOTICE_S, budget_s / 5)
-        cancel_s = min(CANCEL_S, budget_s / 5)
-        if await self._settle(deadline - notice_s - cancel_s):
-            return
-        self.log.warning(
-            "%d requests still run after %.1f s: telling their applications to stop",
-            len(self.tasks),
-            budget_s - notice_s - cancel_s,
-        )
-        for connection in list(self.connections):
-            connection.disconnect()
-        if not await self._settle(deadline - cancel_s):
-            for task in list(self.tasks):
-                task.cancel()
-            if self.tasks:
-                self.log.warning("%d requests cancelled at the end of the budget", len(self.tasks))
-                await asyncio.wait(self.tasks, timeout=cancel_s)
-        for connection in list(self.connections):
-            connection.abort()
-        await self._settle(self.loop.time() + cancel_s)
+        self._draining = Draining(self, budget_s, successor=successor)
+        await self._draining.run()
+
+    def hasten(self, budget_s: float) -> None:
+        """A drain that goes on is to end within ``budget_s`` from now, if that is sooner."""
+        if self._draining is not None:
+            self._draining.hasten(budget_s)
 
     def close(self) -> None:
         """Stop ticking; the worker is about to exit."""
-        if self._ticking is not None:
-            self._ticking.cancel()
+        self.ticker.stop()
 
-    async def _stop_accepting(self) -> None:
-        """Close the listeners, and serve what had been queued on them until then."""
-        for listening in self._listeners:
-            listening.close()
-        for listener in self._sockets:
-            while True:
-                try:
-                    accepted, _ = listener.accept()
-                except OSError as error:
-                    if error.errno not in (errno.EAGAIN, errno.ECONNABORTED):
-                        self.log.warning("cannot accept a queued connection: %s", error)
-                    if error.errno != errno.ECONNABORTED:
-                        break
-                else:
-                    await self.loop.connect_accepted_socket(self._connection, accepted)
-            listener.close()
-        self._sockets.clear()
-        for _ in range(4):  # turns within which what was accepted by then is registered
-            await asyncio.sleep(0)
-
-    async def _settle(self, deadline: float) -> bool:
-        """Wait until no connection and no task is left, or ``deadline``. Whether all have ended."""
-        while self.connections or self.tasks:
-            timeout = deadline - self.loop.time()
-            if timeout <= 0:
-                return False
-            self._settled = self.loop.create_future()
-            await asyncio.wait((self._settled,), timeout=min(timeout, SETTLE_S))
-        return True
-
-    def _check_settled(self) -> None:
-        if not self.connections and self._settled is not None and not self._settled.done():
-            self._settled.set_result(None)
-
-    def _tick(self) -> None:
-        now = self.now = self.loop.time()
-        board = self.board
-        board[Word.STAMP_NS] = time.monotonic_ns()
-        board[Word.LAG_NS] = max(0, int((now - self._next_tick) * 1e9))
-        board[Word.CONNECTIONS] = len(self.connections)
-        board[Word.IN_FLIGHT] = len(self.tasks)
-        board[Word.REQUESTS] = self.requests
-        board[Word.ERRORS] = self.errors
-        board[Word.WEBSOCKETS] = self.websockets
+    def tell_time(self, now: float) -> None:
+        """For what needs no more than a tick's precision: deadlines, and the date."""
+        self.now = now
         self.idle_deadline = now + self._keep_alive_s
-        self._ticks += 1
-        late = now > self._next_tick + TICK_S  # what clients sent meanwhile is not read yet
-        if self._ticks >= SWEEP_TICKS and not late:
-            self._ticks = 0
-            for connection in [one for one in self.connections if one.deadline < now]:
-                connection.expire(now)
         second = int(time.time())
         if second != self._second:
-            self._new_second(second)
-        self._next_tick = now + TICK_S
-        self._ticking = self.loop.call_later(TICK_S, self._tick)
-
-    def _new_second(self, second: int) -> None:
-        self._second = second
-        self._date = f"date: {formatdate(second, usegmt=True)}\r\n".encode()
-        self.defaults = self.default_headers()
+            self._second = second
+            self._date = f"date: {formatdate(second, usegmt=True)}\r\n".encode()
+            self.defaults = self.default_headers()
 
 
 def _address(name: object) -> Address:

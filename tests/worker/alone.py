@@ -1,0 +1,179 @@
+"""One worker process without master and template, as its tests' other end of the seam.
+
+``python -m tests.worker.alone`` is that process: a fresh interpreter, because the tests' own has
+threads and must not be forked.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import json
+import mmap
+import os
+import select
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+
+from asgi_worker import contract
+from asgi_worker.contract import BootFailed, Ready, WorkerSettings
+from asgi_worker.scoreboard import Reading, Scoreboard
+from tests.worker.serving import PATIENCE_S, LoopKind
+
+ROOT = Path(__file__).parents[2]
+SEATS = 3
+SEAT = 2
+SLOT = 1
+GENERATION = 7
+
+
+class Alone:
+    """A worker that serves the module ``text`` of an application, for the length of a ``with``."""
+
+    def __init__(
+        self,
+        place: Path,
+        text: str,
+        loop: LoopKind,
+        *,
+        access_log: int | None = None,
+        limits: str = "",
+        **settings: Any,
+    ) -> None:
+        (place / "served.py").write_text(textwrap.dedent(text))
+        self.settings = WorkerSettings(
+            app="served:app",
+            app_dir=str(place),
+            loop=loop,
+            access_log=access_log is not None,
+            **settings,
+        )
+        self.errors = place / "stderr"
+        self._access_log = access_log
+        self._limits = limits
+
+    def __enter__(self) -> Self:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.address: tuple[str, int] = self.listener.getsockname()
+        self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.channel.settimeout(PATIENCE_S)
+        self.stacks = os.memfd_create("stacks")
+        shared = os.memfd_create("scoreboard")
+        self.board = _scoreboard(shared)
+        files = {
+            "listener": self.listener.fileno(),
+            "channel": theirs.fileno(),
+            "stacks": self.stacks,
+            "scoreboard": shared,
+            "access_log": 1 if self._access_log is None else self._access_log,
+        }
+        told = json.dumps([files, msgspec.to_builtins(self.settings), self._limits])
+        with self.errors.open("wb") as errors:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.worker.alone", told],
+                cwd=ROOT,
+                env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/supervisor:{ROOT}/workers"},
+                pass_fds=[*files.values()],
+                stderr=errors,
+            )
+        theirs.close()
+        os.close(shared)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.channel.close()
+        self.listener.close()
+        os.close(self.stacks)
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
+        self.process.wait(PATIENCE_S)
+
+    def tell(self, message: contract.Message, *files: int) -> None:
+        ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
+        self.channel.sendmsg([contract.encode(message)], ancillary if files else [])
+
+    def hear(self) -> contract.Message:
+        """The next message of the worker."""
+        return contract.decode(self.channel.recv(contract.LONGEST_MESSAGE_BYTES))
+
+    def says_nothing(self, seconds: float) -> bool:
+        return not select.select([self.channel], [], [], seconds)[0]
+
+    def get_ready(self) -> None:
+        message = self.hear()
+        assert message == Ready(), message
+
+    def fails(self) -> BootFailed:
+        message = self.hear()
+        assert isinstance(message, BootFailed), message
+        return message
+
+    def ends(self) -> int:
+        return self.process.wait(PATIENCE_S)
+
+    def reading(self) -> Reading:
+        return self.board.read(SEAT)
+
+    def said(self) -> str:
+        """What it has logged so far."""
+        return self.errors.read_text()
+
+    def connect(self) -> socket.socket:
+        return socket.create_connection(self.address, timeout=PATIENCE_S)
+
+    def get(self, path: str = "/", *, method: str = "GET") -> bytes:
+        """The whole answer to a request on a connection of its own."""
+        with self.connect() as client:
+            client.sendall(
+                f"{method} {path} HTTP/1.1\r\nHost: t\r\nConnection: close\r\n\r\n".encode()
+            )
+            return read_all(client)
+
+
+def read_all(client: socket.socket) -> bytes:
+    received = b""
+    while piece := client.recv(65536):
+        received += piece
+    return received
+
+
+def _scoreboard(file: int) -> Scoreboard:
+    board = Scoreboard(SEATS)
+    size = len(board._map)
+    os.ftruncate(file, size)
+    board._words = memoryview(mmap.mmap(file, size)).cast("Q")
+    return board
+
+
+def _be_the_worker() -> int:
+    import logging
+    import resource
+
+    from asgi_worker import main
+
+    files, settings, limits = json.loads(sys.argv[1])
+    logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
+    if limits:
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (int(limits), hard))
+    return main.run(
+        msgspec.convert(settings, WorkerSettings),
+        slot=SLOT,
+        seat=SEAT,
+        generation=GENERATION,
+        listeners=[socket.socket(fileno=files["listener"])],
+        channel=socket.socket(fileno=files["channel"]),
+        scoreboard=_scoreboard(files["scoreboard"]),
+        stacks=files["stacks"],
+        access_log=files["access_log"],
+    )
+
+
+if __name__ == "__main__":
+    os._exit(_be_the_worker())

@@ -1,0 +1,118 @@
+"""The end of a server: one budget, spent in this order.
+
+1. No more connections are accepted. With a successor what is queued is left to it: it has the same
+   queue. Without one it is served here, as nobody else will.
+2. Every connection ends with the request it is in; idle ones have a moment for one that is on its
+   way; WebSockets are closed.
+3. Near the end of the budget, applications that still run are told that their clients are gone,
+   – late, because an endless stream of events ends by nothing else, and soon is when its client has
+   another worker to go to – and then cancelled.
+4. What still cannot end is cut.
+
+The application's lifespan is shut down after that, in a budget of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final
+
+from asgi_worker.accepting import PAUSE_S
+
+if TYPE_CHECKING:
+    from asgi_worker.server import Connection, Server
+
+SETTLE_S: Final = 0.05  # how often it is looked whether all requests have ended
+NOTICE_S: Final = 2.0
+"""Applications are told that their clients are gone so long before they are cancelled, at most."""
+CANCEL_S: Final = 0.5  # for a cancelled application to end
+
+log = logging.getLogger("asgi_worker")
+
+
+class Draining:
+    """Ends ``server`` within ``budget_s`` seconds, counted from now."""
+
+    def __init__(self, server: Server, budget_s: float, *, successor: bool) -> None:
+        self.successor = successor
+        self._server = server
+        self._loop = server.loop
+        self._budget_s = budget_s
+        self._deadline = server.loop.time() + budget_s
+        self._all_gone: asyncio.Future[None] | None = None
+
+    def hasten(self, budget_s: float) -> None:
+        """End within ``budget_s`` from now, if that is sooner."""
+        deadline = self._loop.time() + budget_s
+        if deadline < self._deadline:
+            self._deadline = deadline
+            self._budget_s = budget_s
+
+    def lost(self) -> None:
+        """A connection is closed."""
+        all_gone = self._all_gone
+        if all_gone is not None and not (self._server.connections or all_gone.done()):
+            all_gone.set_result(None)
+
+    async def run(self) -> None:
+        """Return when nothing is left, or the budget is spent."""
+        server = self._server
+        await self._stop_accepting()
+        if await self._settle():
+            return
+        log.warning(
+            "%d requests still run and are told to stop: their time is nearly over",
+            len(server.tasks),
+        )
+        for connection in list(server.connections):
+            connection.disconnect()
+        if not await self._settle(notice=False):
+            for task in list(server.tasks):
+                task.cancel()
+            if server.tasks:
+                log.warning("%d requests cancelled at the end of the budget", len(server.tasks))
+                await asyncio.wait(server.tasks, timeout=self._cancel_s())
+        for connection in list(server.connections):
+            connection.abort()
+        self._deadline = self._loop.time() + 2 * self._cancel_s()
+        await self._settle(notice=False)
+
+    async def _stop_accepting(self) -> None:
+        """Tell every connection to end, those too that are still to be taken from the queues."""
+        server, accepting = self._server, self._server.accepting
+        told: set[Connection] = set()
+        if self.successor:
+            accepting.stop()
+        else:
+            accepting.pause()
+        while True:
+            done = accepting.take_queued(server.settings.backlog)
+            for _ in range(2):  # turns within which what was taken is registered
+                await asyncio.sleep(0)
+            for connection in server.connections - told:
+                connection.drain(self.successor)
+                told.add(connection)
+            if done or self._left_s() <= 0:
+                break
+            await asyncio.sleep(PAUSE_S)  # for a descriptor
+        accepting.stop()
+
+    def _cancel_s(self) -> float:
+        return min(CANCEL_S, self._budget_s / 5)
+
+    def _left_s(self, *, notice: bool = True) -> float:
+        """Until applications are told, or, after the ``notice``, until they are cancelled."""
+        left_s = self._deadline - self._loop.time() - self._cancel_s()
+        return left_s - min(NOTICE_S, self._budget_s / 5) if notice else left_s
+
+    async def _settle(self, *, notice: bool = True) -> bool:
+        """Wait until no connection and no task is left; whether that came in time."""
+        server = self._server
+        while server.connections or server.tasks:
+            left_s = self._left_s(notice=notice)
+            if left_s <= 0:
+                return False
+            self._all_gone = self._loop.create_future()
+            await asyncio.wait((self._all_gone,), timeout=min(left_s, SETTLE_S))
+        return True

@@ -1,0 +1,104 @@
+"""The tick: what the loop of a worker does by the clock.
+
+A timer inside the event loop stamps the scoreboard, promises the master when it will do so again,
+tells time to those that need it only roughly, and sweeps: it compares every connection's
+``deadline``, so that no request costs a timer.
+
+What a tick costs is hardly its own work – some microseconds – but that an idle process is woken up,
+a tenth of a millisecond. So a worker without connections and without anything running ticks seldom,
+and says so in its promise. The first connection that it accepts ends the rest before anything is
+called for it; what hangs then is missed as soon as in a busy worker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from asgi_worker.scoreboard import Word
+
+if TYPE_CHECKING:
+    from asgi_worker.server import Server
+
+TICK_S: Final = 0.25
+"""Often enough to be missed soon."""
+REST_S: Final = 1.0
+"""… and without connections: four idle workers cost as much as one that is used."""
+SWEEP_TICKS: Final = 4
+
+# Names of plain integers: an enumeration is looked up and converted, ten times a tick.
+STAMP_NS: Final = int(Word.STAMP_NS)
+PROMISE_NS: Final = int(Word.PROMISE_NS)
+LAG_NS: Final = int(Word.LAG_NS)
+CONNECTIONS: Final = int(Word.CONNECTIONS)
+IN_FLIGHT: Final = int(Word.IN_FLIGHT)
+REQUESTS: Final = int(Word.REQUESTS)
+ERRORS: Final = int(Word.ERRORS)
+WEBSOCKETS: Final = int(Word.WEBSOCKETS)
+
+
+class Ticker:
+    """Ticks for ``server``, and writes its figures to ``board``."""
+
+    def __init__(self, server: Server, board: memoryview) -> None:
+        self.resting = False
+        """Whether the last tick found nothing to look after."""
+        self._server = server
+        self._board = board
+        self._ticks = 0
+        self._due_ns = 0
+        self._period_ns = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Tick, and go on ticking."""
+        self._due_ns = time.monotonic_ns()
+        self._tick()
+
+    def wake(self) -> None:
+        """Work has come: tick now, and soon again. Does nothing unless the worker was resting."""
+        if self.resting and self._timer is not None:
+            self.resting = False
+            self._timer.cancel()
+            self._due_ns = time.monotonic_ns()
+            self._tick(woken=True)
+
+    def stop(self) -> None:
+        """Tick no more, and promise nothing: the worker is about to exit."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._board[PROMISE_NS] = 0
+
+    def _tick(self, *, woken: bool = False) -> None:
+        server, board = self._server, self._board
+        stamp_ns = time.monotonic_ns()
+        lag_ns = max(0, stamp_ns - self._due_ns)
+        busy = woken or bool(server.connections or server.tasks)
+        if busy or not self.resting:
+            self._look_after(stamp_ns / 1e9, lag_ns)
+        self.resting = not busy
+        period_s = TICK_S if busy else REST_S
+        self._period_ns = int(period_s * 1e9)
+        self._due_ns = stamp_ns + self._period_ns
+        board[STAMP_NS] = stamp_ns
+        board[PROMISE_NS] = self._due_ns
+        board[LAG_NS] = lag_ns
+        self._timer = server.loop.call_later(period_s, self._tick)
+
+    def _look_after(self, now: float, lag_ns: int) -> None:
+        """What there is to do while there are connections, and once after the last has gone."""
+        server, board = self._server, self._board
+        board[CONNECTIONS] = len(server.connections)
+        board[IN_FLIGHT] = len(server.tasks)
+        board[REQUESTS] = server.requests
+        board[ERRORS] = server.errors
+        board[WEBSOCKETS] = server.websockets
+        server.tell_time(now)
+        self._ticks += 1
+        late = lag_ns > self._period_ns  # what clients sent meanwhile is not read yet
+        if self._ticks >= SWEEP_TICKS and not late:
+            self._ticks = 0
+            for connection in [one for one in server.connections if one.deadline < now]:
+                connection.expire(now)
