@@ -7,9 +7,9 @@ that cannot be taken stays in the queue, for later or for another worker.
 
 It is also the cheaper way. libuv accepts one connection a turn; connections that are taken in one
 turn share all that a turn costs, a quarter of what a connection with one request does. Whether
-there is more is asked by ``poll``, because an ``accept`` that finds nothing costs ten times as much:
-the kernel makes the socket first. Where other workers wait at the same queue, one is taken a turn,
-so that they get theirs.
+there is more is asked by ``poll``: an ``accept`` that finds nothing costs ten times as much,
+because the kernel makes the socket first. Where other workers wait at the same queue, one is taken
+a turn, so that they get theirs.
 
 Transports are made by the loop's own ``connect_accepted_socket``, a coroutine that waits once. It
 is driven by hand, because a task for it would cost as much as accepting.
@@ -18,6 +18,7 @@ is driven by hand, because a task for it would cost as much as accepting.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import functools
 import logging
@@ -35,6 +36,7 @@ CALM_S: Final = 5.0
 HARMLESS: Final = frozenset(
     {
         *(errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM),  # EPERM: by a firewall
+        errno.EINVAL,  # the other worker in our slot has shut the queue: the service stops
         # What accept(2) says Linux passes on of a connection that has failed in the queue:
         *(errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET, errno.EHOSTUNREACH),
         *(errno.EOPNOTSUPP, errno.ENETUNREACH),
@@ -76,12 +78,12 @@ class Accepting:
         for queue in self.queues:
             queue.unwatch()
 
-    def take_queued(self, most: int) -> bool:
-        """After :meth:`pause`: take what is queued, ``most`` of each queue at most.
+    def finish(self, most: int) -> bool:
+        """After :meth:`pause`: take what is queued, ``most`` of each queue at most, and shut it.
 
         ``False``: there was no room for some of it.
         """
-        refused = [queue for queue in self.queues if not queue.take_queued(most)]
+        refused = [queue for queue in self.queues if not queue.finish(most)]
         return not refused
 
     def stop(self) -> None:
@@ -126,6 +128,7 @@ class Queue:
         is_split = self.family != socket.AF_UNIX and listener.getsockopt(
             socket.SOL_SOCKET, socket.SO_REUSEPORT
         )
+        self.is_split = bool(is_split)
         self.batch = BATCH if is_split or not accepting.shared else 1
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
@@ -143,15 +146,30 @@ class Queue:
             self._paused.cancel()
             self._paused = None
 
-    def take_queued(self, most: int) -> bool:
-        """Take what is queued, ``most`` at most; ``False``: there was no room for some of it."""
-        return all(self._take() for _ in range(most) if self._poll.poll(0))
+    def finish(self, most: int) -> bool:
+        """Take what is queued, ``most`` at most; ``False``: there was no room for some of it.
+
+        Then nothing more may be queued. Master and template hold the queue as well, if only for a
+        moment, so closing it is not enough: who came in that moment would be reset, not refused.
+        """
+        while most and self._has_more():
+            if not self._take():
+                return False
+            most -= 1
+        if self.is_split:
+            with contextlib.suppress(OSError):  # the other worker in our slot was faster
+                self.listener.shutdown(socket.SHUT_RD)
+        return True
+
+    def _has_more(self) -> bool:
+        found = self._poll.poll(0)
+        return bool(found) and not found[0][1] & select.POLLHUP
 
     def _take_some(self) -> None:
         """The loop says that there is something in the queue."""
         self.accepting.begin()
         for number in range(self.batch):
-            if number and not self._poll.poll(0):
+            if number and not self._has_more():
                 break
             if not self._take():
                 self.unwatch()

@@ -87,7 +87,7 @@ class Draining:
         else:
             accepting.pause()
         while True:
-            done = accepting.take_queued(server.settings.backlog)
+            done = accepting.finish(server.settings.backlog)
             for _ in range(2):  # turns within which what was taken is registered
                 await asyncio.sleep(0)
             for connection in server.connections - told:
