@@ -45,15 +45,17 @@ needs_strace = pytest.mark.skipif(bool(why_not()), reason=why_not() or "strace w
 
 
 @contextlib.contextmanager
-def failing(pid: int, calls: str, how: str) -> Iterator[Injection]:
+def failing(pid: int, calls: str, how: str, *, on: Path | None = None) -> Iterator[Injection]:
     """Let ``calls`` (names, separated by commas) of ``pid`` fail as ``how`` says, meanwhile.
 
+    ``on``: only those that concern this file.
     ``how`` is what follows the names in ``-e inject=``; processes forked meanwhile are not traced.
     """
     with tempfile.TemporaryDirectory(prefix="strace") as directory:
         path = Path(directory, "calls")
         path.touch()
         words = ["-e", f"trace={calls}", "-e", f"inject={calls}:{how}", "-o", str(path)]
+        words += [] if on is None else ["-P", str(on)]
         tracer = subprocess.Popen(
             ["strace", "-qq", "-p", str(pid), *words], stderr=subprocess.PIPE, text=True
         )

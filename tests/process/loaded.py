@@ -8,6 +8,7 @@ import re
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from tests.process.crowd import Crowd
@@ -37,6 +38,7 @@ def under_load(
     errors_expected: bool = False,
     may_close: Sequence[int] = (1012,),
     stops: bool = False,
+    log_file: Path | None = None,
 ) -> Iterator[Loaded]:
     """A service with ``workers`` and the crowd of ``plan``, which the test has to stop itself.
 
@@ -48,6 +50,7 @@ def under_load(
             *words,
             app=releases.app,
             errors_expected=errors_expected,
+            log_file=log_file,
             environment={"PYTHONDEVMODE": ""},  # its checks would be most of what is measured
         ) as service:
             host, port = service.serving()
@@ -64,6 +67,13 @@ def stopped(pid: int) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def kill(pid: int) -> dict[int, float]:
+    """SIGKILL; the death and its moment, for ``Result.beyond``."""
+    moment = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    return {pid: moment}
 
 
 def spend(seconds: float) -> None:

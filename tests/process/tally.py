@@ -10,7 +10,7 @@ import enum
 import time
 from array import array
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Mapping
 
 import msgspec
 
@@ -107,14 +107,14 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         """Failures that a service which was told to stop is allowed."""
         return self.failed.get(Kind.REFUSED, 0)
 
-    def beyond(self, pids: Collection[int], moments: Collection[float] = ()) -> list[Failure]:
-        """The failures that killing the workers ``pids`` at ``moments`` does not explain.
+    def beyond(self, deaths: Mapping[int, float]) -> list[Failure]:
+        """The failures that the deaths of workers – pids, and when – do not explain.
 
-        It explains that connections to them ended, also those that none had answered yet: for
-        these only the time can tell, and who had a time-out or was refused is not explained at all.
+        They explain that connections to these ended, also those that nobody had answered yet: for
+        them only the time can tell. Who had to wait too long or was refused is not explained.
         """
         assert len(self.failures) == self.lost, "more failures than can be told apart"
-        return [one for one in self.failures if not _explained(one, pids, moments)]
+        return [one for one in self.failures if not _explained(one, deaths)]
 
     def table(self, title: str) -> str:
         """One line each for what was reached, and for every kind of failure."""
@@ -142,12 +142,12 @@ ENDED = (Kind.RESET_FIRST, Kind.RESET_KEPT, Kind.CUT, Kind.WEBSOCKET_LOST)
 AROUND_DEATH_S = 0.5
 
 
-def _explained(failure: Failure, pids: Collection[int], moments: Collection[float]) -> bool:
+def _explained(failure: Failure, deaths: Mapping[int, float]) -> bool:
     if failure.kind not in ENDED:
         return False
     if failure.pid:
-        return failure.pid in pids
-    return any(abs(failure.at - moment) < AROUND_DEATH_S for moment in moments)
+        return failure.pid in deaths
+    return any(abs(failure.at - moment) < AROUND_DEATH_S for moment in deaths.values())
 
 
 class Book:

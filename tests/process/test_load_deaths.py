@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 
 import pytest
 
-from tests.process.loaded import FULL, spend, stopped, under_load
+from tests.process.loaded import FULL, kill, spend, stopped, under_load
 from tests.process.service import until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
@@ -20,17 +19,15 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 def test_a_killed_worker_cuts_only_its_own_connections() -> None:
     with under_load("SIGKILL of two workers", workers=4, plan=FULL) as (service, crowd, _):
-        victims, moments = [], []
+        deaths: dict[int, float] = {}
         for slot in (0, 2):
             victim = service.workers()[slot]
-            victims.append(victim)
-            moments.append(time.monotonic())
-            os.kill(victim, signal.SIGKILL)
+            deaths |= kill(victim)
             service.wait_line(rf"slot={slot} .*pid={victim} was killed by SIGKILL")
             service.wait_line(rf"slot={slot} .* ready$")
         spend(1)
         result = crowd.stop()
-    assert not result.beyond(victims, moments)
+    assert not result.beyond(deaths)
     assert result.lost + result.reconnects > 0
 
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.loaded import FULL, spend, under_load
-from tests.process.service import OUTCOME, Service, request
+from tests.process.loaded import FULL, kill, spend, under_load
+from tests.process.service import OUTCOME, Service, request, until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -53,7 +53,7 @@ FAULTS = {
     "import error": "this release cannot be imported",
     "lifespan error": "version v2 finds no database",
     "hang at import": r"not ready within 3 s \(startup-timeout\); it hangs at .*shop\.py:3 in",
-    "hang at start": r"not ready within 3 s \(startup-timeout\); it hangs",
+    "hang at start": r"did not complete lifespan startup within \S+ s \(see --startup-timeout\)",
     "crash": "exited with status 9 after 1",
 }
 
@@ -70,7 +70,7 @@ def test_a_broken_release_is_refused_and_the_next_good_one_is_not(
         releases.install("v2", fault)
         assert service.reload()["outcome"] == "failed"
         service.wait_line(FAULTS[fault], anywhere=True)
-        assert service.crew()[: len(before)] == before
+        assert set(service.crew()) >= set(before)
         assert set(crowd.so_far().versions) == {"v1"} if fault != "crash" else {"v1", "v2"}
         releases.install("v3")
         assert service.reload()["outcome"] == "complete"
@@ -116,7 +116,6 @@ def test_a_hundred_reloads_in_a_second_are_harmless() -> None:
             most = max(most, len(service.crew()))
         crowd.until(lambda seen: "v2" in seen.versions, "the new version serves")
         result = crowd.stop()
-        assert len(generations(service)) == 1
     assert result.lost == 0
     assert most <= 3
     assert "reload failed" not in service.log
@@ -159,7 +158,7 @@ def test_the_template_is_killed_during_a_reload(generation: int) -> None:
         releases.install("v3")
         assert service.reload()["outcome"] == "complete"
         crowd.until(lambda seen: "v3" in seen.versions, "the next release serves")
-        assert len(generations(service)) == 1
+        until(lambda: len(generations(service)) == 1, "the old ones have left")
         assert crowd.stop().lost == 0
 
 
@@ -173,11 +172,10 @@ def test_a_killed_worker_in_the_middle_of_a_reload_is_one_of_the_new() -> None:
         service.hang_up()
         service.wait_line("generation 2 accepted")
         victim = next(one.pid for one in service.crew() if one.generation == 1)
-        killed_at = time.monotonic()
-        os.kill(victim, signal.SIGKILL)
+        deaths = kill(victim)
         assert service.wait_line(OUTCOME)["outcome"] == "complete"
-        assert generations(service) == {2}
-        assert not crowd.stop().beyond([victim], [killed_at])
+        until(lambda: generations(service) == {2}, "the old ones have left")
+        assert not crowd.stop().beyond(deaths)
 
 
 def test_a_version_with_another_number_of_workers_waits_for_a_restart(tmp_path: Path) -> None:

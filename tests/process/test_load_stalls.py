@@ -57,7 +57,7 @@ def test_a_deadlocked_worker_is_replaced() -> None:
             service.wait_line(rf"pid={line[2]} was killed by SIGABRT")
             service.wait_line(rf"worker slot={line[1]} gen=1 pid=\d+ ready")
         spend(0.5)
-        assert not crowd.stop().beyond([int(line[2])], [died_at])
+        assert not crowd.stop().beyond({int(line[2]): died_at})
     assert service.log.count("aborting it") == 1
 
 
