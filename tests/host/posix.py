@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 import os
 import re
 import resource
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from asgi_supervise.host import signals
+import msgspec
+
+from asgi_supervise.host import preload, signals
+from asgi_supervise.host.posix import PosixHost
 from asgi_supervise.policy import vocabulary as v
-from tests.host import contract
+from tests.host import contract, standin
 from tests.host.contract import Stage
 from tests.host.fake import Script
 from tests.host.proc import (
@@ -106,7 +112,7 @@ def without_descriptors_everything_is_refused_and_later_goes_on(stage: Stage) ->
     for worker, more in enumerate((0, 1, 2, 3), 1):
         limits = limit_descriptors(more)
         stage.host.spawn_worker(worker, 0, 0, 1)
-        (event,) = stage.until(bool)
+        event, *_ = stage.until(bool)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert isinstance(event, v.WorkerRefused | v.WorkerForked)
         reasons.append(event.reason if isinstance(event, v.WorkerRefused) else "")
@@ -118,7 +124,7 @@ def without_descriptors_everything_is_refused_and_later_goes_on(stage: Stage) ->
     for generation, more in enumerate((0, 1, 2), 2):
         limits = limit_descriptors(more)
         stage.host.start_template(generation, stage.blueprint)
-        (event,) = stage.until(bool)
+        event, *_ = stage.until(bool)
         resource.setrlimit(resource.RLIMIT_NOFILE, limits)
         assert isinstance(event, v.TemplateRefused)
         assert event.reason.endswith(": Too many open files")
@@ -148,7 +154,7 @@ def a_template_without_descriptors_refuses_and_later_goes_on(stage: Stage) -> No
     for worker in range(1, 20):
         limits = limit_descriptors(worker - 1, template)
         stage.host.spawn_worker(worker, 0, 0, 1)
-        (event,) = stage.until(bool)
+        event, *_ = stage.until(bool)
         resource.prlimit(template, resource.RLIMIT_NOFILE, limits)
         if isinstance(event, v.WorkerForked):
             break
@@ -284,6 +290,73 @@ def a_closed_host_leaves_nobody(stage: Stage) -> None:
     await_that(lambda: [pid for pid in pids if alive(pid)], [])
 
 
+PRELOADED = """
+import logging.config, socket, threading
+logging.config.dictConfig({"version": 1})  # which switches off whoever logs already
+threading.Thread(target=threading.Event().wait, name="poller", daemon=True).start()
+here, there = socket.socketpair()
+async def app(scope, receive, send): ...
+"""
+
+
+def what_preloading_loses_is_said_once_and_workers_work(stage: Stage) -> None:
+    logging.basicConfig(format="%(levelname)s %(message)s")
+    with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryFile("w+") as errors:
+        Path(directory, "preloaded.py").write_text(PRELOADED)
+        settings = msgspec.structs.replace(
+            stage.blueprint.settings, app="preloaded:app", app_dir=directory
+        )
+        stage.blueprint = dataclasses.replace(stage.blueprint, settings=settings, preload=True)
+        stderr = os.dup(2)
+        os.dup2(errors.fileno(), 2)
+        stage.with_template()
+        stage.with_workers(0, 1, 2)  # without a word about forks with threads
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        errors.seek(0)
+        said = re.sub(r"[0-9]+", "N", errors.read())
+    assert said == (
+        'WARNING --preload: what "preloaded:app" started at import does not work in the workers:\n'
+        '  thread "poller" running threading.Event.wait (THREADING)\n'
+        "  descriptor N: socket pair\n"
+        "  descriptor N: socket pair\n"
+        f"{preload.ADVICE}\n"
+    ).replace("THREADING", re.sub(r"[0-9]+", "N", threading.__file__) + ":N")
+
+
+GROUPS = Path("/sys/fs/cgroup/memory")
+
+
+def a_kill_for_want_of_memory_is_told_from_another(stage: Stage) -> None:
+    """In a control group of version 1 made for it, which needs root; else there is no telling."""
+    group = GROUPS / f"asgi-supervise-test-{os.getpid()}"
+    home = re.findall(r"^\d+:memory:(.*)$", Path("/proc/self/cgroup").read_text(), re.MULTILINE)
+    if not home or not os.access(GROUPS, os.W_OK):
+        return
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(128 * 1024 * 1024))
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        made_of = msgspec.structs.replace(stage.blueprint.settings, app=standin.HUNGRY)
+        stage.host.close()
+        stage.host = PosixHost(stage.blueprint.scoreboard, stage.blueprint.listeners)
+        stage.with_template(1)
+        stage.with_worker(1, 0, 1)
+        stage.blueprint = dataclasses.replace(stage.blueprint, settings=made_of)
+        stage.with_template(2)
+        stage.host.spawn_worker(2, 1, 1, 2)
+        (*_, exited) = stage.until_exits(2)
+        assert exited == v.WorkerExited(2, -9, out_of_memory=True)
+        stage.host.kill_worker(1)
+        assert stage.until_exits(1) == [v.WorkerExited(1, -9, out_of_memory=False)]
+        stage.host.close()
+        stage.host = PosixHost(stage.blueprint.scoreboard, stage.blueprint.listeners)
+        only_child(stage, -1)
+    finally:
+        (GROUPS / home[0].lstrip("/") / "cgroup.procs").write_text(str(os.getpid()))
+        group.rmdir()
+
+
 SCENARIOS: dict[str, Callable[[Stage], None]] = {
     scenario.__name__: scenario
     for scenario in (
@@ -304,6 +377,8 @@ SCENARIOS: dict[str, Callable[[Stage], None]] = {
         log_files_are_put_in_the_place_of_others_everywhere,
         a_pid_is_reaped_even_if_it_was_stopped_and_killed,
         a_closed_host_leaves_nobody,
+        what_preloading_loses_is_said_once_and_workers_work,
+        a_kill_for_want_of_memory_is_told_from_another,
     )
 }
 

@@ -36,24 +36,25 @@ class MemoryKills:
         count = self._count()
         if now - self._seen_at > CLAIM_S:
             self._unexplained = 0
-        if count > self._seen:
-            self._unexplained += count - self._seen
-            self._seen_at = now
-        self._seen = count
+        if count is not None:
+            if self._seen is not None and count > self._seen:
+                self._unexplained += count - self._seen
+                self._seen_at = now
+            self._seen = count
         if not killed or not self._unexplained:
             return False
         self._unexplained -= 1
         return True
 
-    def _count(self) -> int:
+    def _count(self) -> int | None:
         if self._counter is None:
-            return 0
+            return None
         try:
             with open(self._counter, encoding="ascii") as file:
                 found = re.search(r"^oom_kill (\d+)$", file.read(), re.MULTILINE)
         except (OSError, ValueError):
-            return 0
-        return int(found[1]) if found else 0
+            return None
+        return int(found[1]) if found else None
 
 
 def find_counter(root: str = "/") -> str | None:

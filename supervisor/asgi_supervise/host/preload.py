@@ -57,11 +57,11 @@ def remains(before: dict[int, str]) -> list[str]:
 
 def _threads() -> Iterator[str]:
     threading = sys.modules.get("threading")
-    main = os.getpid()
-    named = {main}
+    named = {os.getpid()}  # the main thread, whose native_id may be that of our parent's
+    main = threading and threading.main_thread()
     for thread in threading.enumerate() if threading else ():
-        named.add(thread.native_id)
-        if thread.native_id != main:
+        if thread is not main:
+            named.add(thread.native_id)
             yield f'thread "{thread.name}" {_work_of(thread)}'
     native = [name for number, name in _tasks() if number not in named]
     if native:
@@ -120,17 +120,17 @@ def _descriptors(before: dict[int, str], with_loops: bool) -> Iterator[str]:
             continue
         with contextlib.suppress(OSError):  # closed meanwhile by a thread
             what = _what_is(number, name)
-            if what in (_EPOLL, _EVENT, _PAIR) and with_loops:
+            if what in _OF_LOOPS and with_loops:
                 of_loops.append(number)
             elif what:
                 yield f"descriptor {number}: {what}"
     if of_loops:
         numbers = ", ".join(map(str, of_loops))
-        yield f"descriptors {numbers}: epoll, eventfd or socket pair, as event loops have them"
+        yield f"descriptors {numbers}: such as event loops have (epoll, pipe or socket pair)"
 
 
-_EPOLL, _EVENT, _PAIR = "epoll", "eventfd", "socket pair"
-_ANONYMOUS = {"[eventpoll]": _EPOLL, "[eventfd]": _EVENT}
+_PIPE, _PAIR = "pipe", "socket pair"
+_OF_LOOPS = ("eventpoll", "eventfd", "io_uring", _PIPE, _PAIR)
 
 
 def _what_is(number: int, name: str) -> str:
@@ -139,10 +139,9 @@ def _what_is(number: int, name: str) -> str:
     if stat.S_ISSOCK(mode):
         return _socket(number)
     if name.startswith("anon_inode:"):
-        kind = name.removeprefix("anon_inode:")
-        return _ANONYMOUS.get(kind, kind.strip("[]"))
+        return name.removeprefix("anon_inode:").strip("[]")
     if stat.S_ISFIFO(mode):
-        return "pipe"
+        return _PIPE
     flags = fcntl.fcntl(number, fcntl.F_GETFL)
     writes = flags & os.O_ACCMODE != os.O_RDONLY and not flags & os.O_APPEND
     shared = name.startswith(("/memfd:", "/dev/shm/"))  # noqa: S108 - memory, not files
