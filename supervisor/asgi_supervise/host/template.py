@@ -238,7 +238,7 @@ class Template:
         """In the worker: let go of what is not ours, and work."""
         status: int = Exit.INTERNAL
         try:
-            if there.recv(16) != children.GO_ON:  # nobody was told of us
+            if not _is_told_to_go_on(there):  # nobody was told of us
                 os._exit(Exit.OK)
             there.close()
             self.channel.close()
@@ -307,6 +307,14 @@ class Template:
                 return False
             self.pidfds = _running(self.pidfds)
         return True
+
+
+def _is_told_to_go_on(there: socket.socket) -> bool:
+    """Wait for the template's word. It may be killed before it gives it."""
+    try:
+        return there.recv(16) == children.GO_ON
+    except ConnectionResetError:
+        return False
 
 
 def live(
