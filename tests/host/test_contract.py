@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.host import contract, posix
+from tests.host import contract, faults, posix
 from tests.host.fake import FakeHost
 
 ROOT = Path(__file__).parents[2]
@@ -32,11 +34,22 @@ def test_posix_host(scenario: str) -> None:
     run("tests.host.posix", scenario)
 
 
+@pytest.mark.process
+@pytest.mark.skipif(shutil.which("strace") is None, reason="needs strace")
+@pytest.mark.parametrize("scenario", faults.SCENARIOS)
+def test_posix_host_under_faults(scenario: str) -> None:
+    run("tests.host.faults", scenario)
+
+
 def run(module: str, scenario: str) -> None:
     done = subprocess.run(
         [sys.executable, "-m", module, scenario],
         cwd=ROOT,
-        env={"PYTHONPATH": "supervisor:workers:.", "PYTHONWARNINGS": "error"},
+        env={
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": "supervisor:workers:.",
+            "PYTHONWARNINGS": "error",
+        },
         capture_output=True,
         text=True,
         timeout=60,

@@ -81,7 +81,8 @@ class PosixHost:
     def _turn(self, timeout_s: float) -> None:
         readable = {key.fd for key, _ in self._selector.select(timeout_s)}
         # Templates before workers, and all they have to say: a worker's first word comes after the
-        # report of its fork. Words before deaths: what a process said, it said while it lived.
+        # report of its fork. Words before deaths: what a process said, it said while it lived. But
+        # workers die before templates, which may leave because the last of them has left.
         for generation, child in self._templates.items():
             if child.channel.fileno() in readable:
                 self._hear_template(generation, child)
@@ -90,12 +91,12 @@ class PosixHost:
                 self._hear_worker(worker, child, MESSAGES_PER_TURN)
         if self._signals.reader in readable:
             self._hear_signals()
-        for generation, child in list(self._templates.items()):
-            if child.pidfd in readable:
-                self._reap_template(generation, child)
         for worker, child in list(self._workers.items()):
             if child.pidfd in readable:
                 self._reap_worker(worker, child)
+        for generation, child in list(self._templates.items()):
+            if child.pidfd in readable:
+                self._reap_template(generation, child)
         if self._strays:
             self._reap_strays()
 
