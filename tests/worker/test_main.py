@@ -149,6 +149,21 @@ def test_a_later_order_with_less_time_is_obeyed(tmp_path: Path, loop_kind: LoopK
         assert worker.said().endswith("shut down\n")
 
 
+def test_a_worker_that_is_terminated_alone_leaves_its_queue_to_its_replacement(
+    tmp_path: Path, loop_kind: LoopKind
+) -> None:
+    with Alone(tmp_path, HELLO, loop_kind) as worker:
+        worker.get_ready()
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.ends() == Exit.OK
+        assert worker.said().endswith("shut down\n")
+        with worker.connect() as client:
+            accepted, _ = worker.listener.accept()
+            with accepted:
+                accepted.sendall(b"from the replacement")
+            assert read_all(client) == b"from the replacement"
+
+
 @pytest.mark.parametrize("how", ["Drain", "TERM", "end-of-file"])
 def test_a_starting_worker_stops(tmp_path: Path, loop_kind: LoopKind, how: str) -> None:
     with Alone(tmp_path, SLOW_START, loop_kind) as worker:

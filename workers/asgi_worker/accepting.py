@@ -36,7 +36,6 @@ CALM_S: Final = 5.0
 HARMLESS: Final = frozenset(
     {
         *(errno.ECONNABORTED, errno.EINTR, errno.EPROTO, errno.EPERM),  # EPERM: by a firewall
-        errno.EINVAL,  # the other worker in our slot has shut the queue: the service stops
         # What accept(2) says Linux passes on of a connection that has failed in the queue:
         *(errno.ENETDOWN, errno.ENOPROTOOPT, errno.EHOSTDOWN, errno.ENONET, errno.EHOSTUNREACH),
         *(errno.EOPNOTSUPP, errno.ENETUNREACH),
@@ -186,7 +185,8 @@ class Queue:
         except OSError as error:
             if error.errno in HARMLESS:
                 return True
-            accepting.failed(error)
+            if error.errno != errno.EINVAL:  # the other worker in our slot has shut the queue
+                accepting.failed(error)
             return False
         if accepting.short_since is not None:
             accepting.recovered()

@@ -53,6 +53,8 @@ MOST_FILES = 16
 """Descriptors that a message may carry."""
 LAST_WORDS_S = 2.0
 """How much of the time for starting is kept for telling the master why it was not enough."""
+MASTERS_WORD_S = 0.25
+"""How long a worker that gets a SIGTERM waits for the master to say what it is about."""
 _MALLOPT = {-1: 8 * 1024**2, -2: 1024**2, -3: 4 * 1024**2}
 """M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD in bytes."""
 
@@ -186,7 +188,7 @@ class _Worker:
         self._read()  # the order to stop may have come while the application was imported
         if self.told_to_stop.done():
             return Exit.OK
-        loop.add_signal_handler(signal.SIGTERM, self._stop, "SIGTERM")
+        loop.add_signal_handler(signal.SIGTERM, self._terminate)
         loop.add_reader(self.channel, self._read)
         lifespan = Lifespan(app, settings)
         if not await self._started(lifespan.startup(max(deadline - loop.time(), 0.0))):
@@ -321,6 +323,17 @@ class _Worker:
     def _stop(self, why: str) -> None:
         log.debug("%s stops: %s", self.title, why)
         self._drain(Drain(self.settings.graceful_timeout_s, successor=False))
+
+    def _terminate(self) -> None:
+        """Somebody wants this worker to end, or the whole service, which only the master knows.
+
+        Its order comes within a moment if it is the service; else the master will replace us.
+        """
+        if self.server is None:
+            self._stop("SIGTERM while starting")
+        else:
+            alone = Drain(self.settings.graceful_timeout_s, successor=True)
+            self.loop.call_later(MASTERS_WORD_S, self._drain, alone)
 
     def _drain(self, message: Drain) -> None:
         if not self.told_to_stop.done():
