@@ -35,7 +35,7 @@ from tests.worker.frames_by_hand import (
     text,
 )
 from tests.worker.serving import Arena
-from tests.worker.websocket_apps import ACCEPT, Noted, echo
+from tests.worker.websocket_apps import ACCEPT, Noted, disconnect, echo, sends
 
 MEBIBYTE = 1024 * 1024
 
@@ -292,3 +292,104 @@ def test_a_reason_that_is_no_text(message: Message, run: Run) -> None:
 
     run(scenario())
     assert app.error is None
+
+
+def test_a_violation_and_a_reset_at_once(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Of a client that is about to be told that it was closed."""
+
+    async def scenario() -> None:
+        async with Arena(sends(ACCEPT)) as arena:
+            client = await open_websocket(arena)
+            assert (await client.closed()).code == 1000
+            connected = client.wire.writer.get_extra_info("socket")
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            await client.send(frame(FIN | 0x3))
+            client.wire.writer.transport.abort()
+            await arena.eventually(lambda: not arena.server.connections, "still there")
+
+    with caplog.at_level(logging.WARNING):
+        run(scenario())
+    assert not caplog.records
+
+
+def test_the_end_of_a_client_that_sent_too_early_is_seen(run: Run) -> None:
+    """What it sent has filled all there is for it, but its WebSocket is refused anyway."""
+    app = Noted()
+
+    async def act(receive: Receive, send: Send) -> None:
+        await receive()
+        await gate.wait()
+        await send({"type": "websocket.http.response.start", "status": 401})
+        await receive()
+
+    app.act = act
+    gate = asyncio.Event()
+
+    async def scenario() -> None:
+        async with Arena(app) as arena:
+            wire = await arena.connect()
+            await wire.write(handshake())
+            await arena.eventually(lambda: app.got, "the application was not called")
+            sending = asyncio.create_task(wire.write(bytes(MEBIBYTE)))
+            (connection,) = arena.server.connections
+            incoming = connection._incoming  # type: ignore[attr-defined]
+            await arena.eventually(lambda: incoming.paused, "reading did not stop")
+            gate.set()
+            await sending
+            wire.writer.transport.abort()
+            await arena.eventually(lambda: app.ended, "the application was not told")
+
+    run(scenario())
+    assert app.got[1:] == [disconnect(1006)]
+
+
+def test_what_the_application_does_to_the_offers_changes_nothing(run: Run) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["subprotocols"].append("a\r\nb: c")
+        with pytest.raises(RuntimeError, match="is not one of those the client offered"):
+            await send({**ACCEPT, "subprotocol": "a\r\nb: c"})
+        await send(ACCEPT)
+
+    async def scenario() -> None:
+        async with Arena(app) as arena:
+            client = await open_websocket(arena)
+            assert (await client.closed()).code == 1000
+            await client.send(close(1000))
+            await client.end()
+
+    run(scenario())
+
+
+def test_large_messages_to_a_client_that_has_gone(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Gathered in one turn, while the loop has not yet seen that nobody is there: no warnings."""
+    go = asyncio.Event()
+
+    async def act(receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+        await receive()
+        await send({"type": "websocket.send", "text": "begun"})
+        await go.wait()
+        for _ in range(20):
+            await send({"type": "websocket.send", "bytes": bytes(3000)})
+        await receive()
+
+    app = Noted(act)
+
+    async def scenario() -> None:
+        async with Arena(app) as arena:
+            client = socket.create_connection(("127.0.0.1", arena.port))
+            client.sendall(handshake())
+            await arena.eventually(lambda: arena.server.websockets, "not accepted")
+            client.sendall(text("go"))
+            await arena.eventually(lambda: len(app.got) == 2, "the message did not come")
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            go.set()
+            client.close()  # noticed in the turn in which the messages are sent
+            await arena.eventually(lambda: app.ended, "the application was not told")
+
+    with caplog.at_level(logging.WARNING):
+        run(scenario())
+    assert not caplog.records

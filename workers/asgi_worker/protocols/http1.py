@@ -329,10 +329,7 @@ class HttpConnection:
         self.stash = b""
         self.resume_reading()
         self.deadline = self.server.now + LINGER_S
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        else:
-            self.transport.close()
+        self.output.end()
 
     def _close(self) -> None:
         self.closing = True

@@ -210,7 +210,20 @@ class Output:
             self.transport.writelines(pieces)
         else:
             for piece in pieces:
+                if self.transport.is_closing():
+                    return  # the client has gone: asyncio would warn of every further write
                 self.transport.write(piece)
+
+    def end(self) -> None:
+        """Tell the client that nothing more is written; where only a close can tell it, close."""
+        transport = self.transport
+        if not transport.can_write_eof():
+            transport.close()
+            return
+        try:
+            transport.write_eof()
+        except OSError:  # of asyncio: the client has reset the connection
+            transport.abort()
 
     def gather(self, data: bytes) -> None:
         """Keep ``data`` until the end of this turn of the loop, or until there is much of it."""

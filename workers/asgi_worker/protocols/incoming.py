@@ -88,6 +88,12 @@ class Incoming:
         if early:
             self.data_received(early)
 
+    def refuse(self) -> None:
+        """The application does not accept: what the client sends goes nowhere."""
+        self._early = None
+        if self.paused:
+            self.resume()
+
     def text(self, text: str) -> None:
         """Queue a text message."""
         if self._end is None:

@@ -111,7 +111,7 @@ class WebSocketConnection:
         if server.is_full():
             self._deny().answer(503, "Service Unavailable")
             return
-        scope["subprotocols"] = self._agreement.subprotocols
+        scope["subprotocols"] = self._agreement.subprotocols.copy()
         self._incoming.connect()
         if data:
             self.data_received(data)
@@ -185,10 +185,7 @@ class WebSocketConnection:
         if self.phase is OPEN:
             self._write(frames.close(violation.code, violation.reason))
         self._over(violation.code, violation.reason)
-        if self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
-            self._transport.close()
+        self._output.end()
         if self._incoming.paused:
             self._incoming.resume()
 
@@ -327,6 +324,7 @@ class WebSocketConnection:
 
     def _deny(self) -> handshake.Denial:
         self.phase = DENYING
+        self._incoming.refuse()
         self._denial = handshake.Denial(self._output, self._scope, self._started_at, self._hang_up)
         return self._denial
 
