@@ -7,8 +7,10 @@ import contextlib
 import fcntl
 import logging
 import os
+import resource
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import uvloop
@@ -217,3 +219,105 @@ class TestErrors:
         with pytest.raises(BlockingIOError):
             os.read(reader, 1)
         assert "Bad file descriptor" in caplog.messages[0]
+
+
+class TestRecovery:
+    def test_what_was_lost_is_told_when_writing_works_again(
+        self, runner: asyncio.Runner, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A disk that is full for a while: told once, counted, and told again when it is over."""
+        fd = os.open("/dev/full", os.O_WRONLY)
+        path = tmp_path / "access.log"
+
+        async def main() -> None:
+            loop = asyncio.get_running_loop()
+            log = AccessLog(loop, fd)
+            for outage in (1, 2):
+                full = os.open("/dev/full", os.O_WRONLY)
+                os.dup2(full, fd)
+                os.close(full)
+                for _ in range(3):
+                    note(log)
+                    await asyncio.sleep(0)
+                room = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+                os.dup2(room, fd)
+                os.close(room)
+                while len(caplog.messages) < 2 * outage:
+                    note(log, noted(outage))
+                    await asyncio.sleep(0.01)
+            log.flush()
+
+        try:
+            with caplog.at_level(logging.INFO):
+                runner.run(asyncio.wait_for(main(), 20))
+        finally:
+            os.close(fd)
+        lost = "3 lines of the access log were lost"
+        full = (
+            "cannot write the access log: No space left on device; lines are lost, "
+            "and counted until it works again"
+        )
+        assert caplog.messages == [full, lost] * 2
+        assert set(numbers(path.read_bytes())) == {1, 2}
+
+    def test_half_a_line_does_not_spoil_the_next(
+        self, runner: asyncio.Runner, tmp_path: Path
+    ) -> None:
+        """The disk became full within a line: what is written later starts on a line of its own."""
+        path = tmp_path / "access.log"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+        async def main() -> int:
+            log = AccessLog(asyncio.get_running_loop(), fd)
+            note(log, noted(1))
+            await asyncio.sleep(0)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (path.stat().st_size + 10, hard))
+            note(log, noted(2))
+            await asyncio.sleep(0)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            note(log, noted(3))
+            await asyncio.sleep(0)
+            return log.lost
+
+        try:
+            assert runner.run(main()) == 1
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+            os.close(fd)
+        lines = path.read_bytes().splitlines(keepends=True)
+        assert len(lines) == 3
+        assert numbers(lines[0] + lines[2]) == [1, 3]
+
+    @pytest.mark.parametrize("first", ["pipe", "file", "closed"])
+    def test_reopening_finds_out_what_there_is_to_write_to(
+        self, runner: asyncio.Runner, tmp_path: Path, pipe: tuple[int, int], first: str
+    ) -> None:
+        reader, writer = pipe
+        path = tmp_path / "access.log"
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        high = 500  # which nothing else takes while it is closed
+        fd = fcntl.fcntl(writer if first == "pipe" else file, fcntl.F_DUPFD, high)
+        other = file if first == "pipe" else writer
+        if first == "closed":
+            os.close(fd)
+
+        async def main() -> AccessLog:
+            log = AccessLog(asyncio.get_running_loop(), fd)
+            os.dup2(other, fd)
+            log.reopened()
+            for number in range(2000):
+                note(log, noted(number, 100))
+            await asyncio.sleep(0)  # a pipe takes some of it, and must not be waited for
+            return log
+
+        log = runner.run(main())
+        if first == "pipe":
+            assert numbers(path.read_bytes()) == list(range(2000))
+        else:
+            received = numbers(os.read(reader, 1024 * 1024))
+            assert 100 < len(received) < 2000
+            assert received == list(range(len(received)))
+            assert log.lost == 0
+        os.close(fd)
+        os.close(file)
