@@ -103,6 +103,8 @@ class Server:
         self.errors = 0
         self.websockets = 0
         self.draining = False
+        self.successor = False
+        """While draining: whether others go on serving."""
         self.piece_bytes = min(PIECE_BYTES, settings.head_max_bytes)
         """More is parsed piece by piece, so that a burst of pipelined requests can be stopped, and
         no head longer than the limit is parsed whole."""
@@ -264,6 +266,7 @@ class Server:
         ``successor``: others go on serving, from the same queues. Returns when nothing is left.
         """
         self.draining = True
+        self.successor = successor
         self._keep_alive_s = min(self._keep_alive_s, LINGER_S)
         self.ticker.wake()  # connections that are taken from the queue now need the time
         self.board[Word.STATE] = State.DRAINING

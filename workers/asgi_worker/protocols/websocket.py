@@ -116,7 +116,7 @@ class WebSocketConnection:
         if data:
             self.data_received(data)
         if server.draining:
-            self.drain(successor=True)
+            self.drain(server.successor)
         server.call(scope, self._incoming.receive, self.send, self._done)
 
     # The transport calls (data_received is an attribute: the queue's, without a detour).
