@@ -95,7 +95,7 @@ def test_what_does_not_stop_is_killed_after_its_time() -> None:
             assert service.ended(within_s=5) == 0
 
 
-@pytest.mark.parametrize("number", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGTTIN", "SIGTTOU"])
+@pytest.mark.parametrize("number", ["SIGUSR2", "SIGTTIN", "SIGTTOU"])
 def test_signals_of_later_versions_are_answered_and_survived(number: str) -> None:
     with Service() as service:
         address = service.serving()
