@@ -309,8 +309,6 @@ class FakeHost:
             del self.workers[worker]
             return v.WorkerRefused(worker, "fork: no more processes")
         child.pid = next(self._pids)
-        if template.told_to_stop:
-            self.terminate_worker(worker)
         match child.script:
             case Script.BOOT_FAILS:
                 failed = v.WorkerBootFailed(worker, "no such module", f"Traceback: {child.pid}")

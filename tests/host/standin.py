@@ -87,7 +87,10 @@ def live(channel: socket.socket, words: memoryview, script: Script) -> int:
                 channel.send(encode(Unhealthy("/healthz answered 500")))
                 script = Script.OBEDIENT
             continue
-        datagram, fds, _, _ = socket.recv_fds(channel, LONGEST_MESSAGE_BYTES, 8)
+        try:
+            datagram, fds, _, _ = socket.recv_fds(channel, LONGEST_MESSAGE_BYTES, 8)
+        except ConnectionResetError:  # it had not read all
+            return 0
         if not datagram:
             return 0  # the master is gone
         match decode(datagram):
