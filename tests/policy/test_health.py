@@ -57,15 +57,13 @@ def test_a_thousand_deaths_do_not_overflow() -> None:
 
 def test_intensity_counts_within_the_window_only() -> None:
     intensity = Intensity()
-    for second in range(9):
+    for second in range(10):
         intensity.died(float(second), RULES)
-    assert not intensity.too_high(8.0, RULES)
-    intensity.died(9.0, RULES)
-    assert intensity.too_high(9.0, RULES)
-    assert intensity.too_high(59.9, RULES)
-    assert not intensity.too_high(60.0, RULES)  # the first one has left the window
-    intensity.died(200.0, RULES)
-    assert list(intensity.times) == [200.0]
+    assert intensity.within_window(9.0, RULES) == 10
+    assert intensity.within_window(59.9, RULES) == 10
+    assert intensity.within_window(60.0, RULES) == 9  # the first one has left the window
+    intensity.died(69.0, RULES)
+    assert list(intensity.times) == [69.0]
 
 
 @pytest.mark.parametrize(("graceful_s", "told_s"), [(30.0, 29.5), (2.0, 1.8), (0.1, 0.09)])

@@ -188,7 +188,7 @@ def test_three_young_deaths_while_rolling_lead_back() -> None:
     stage.until(stage.full)
     assert stage.generations_serving() == {1}
     assert stage.generations.adopted == [2, 1]
-    assert stage.said_with("error: reload failed, generation 1 serves on: 3 of its workers died")
+    assert stage.said_with("error: reload failed, generation 1 serves on: 3 of its processes died")
     assert list(stage.host.templates) == [1]
 
 

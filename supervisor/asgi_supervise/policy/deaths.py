@@ -20,6 +20,8 @@ class Deaths:
         """At first start: slots whose worker was ready once."""
         self.boot_failures: set[int] = set()
         """At first start: slots whose worker died before it was ready."""
+        self.boot_refusals: set[int] = set()
+        """At first start: slots whose worker the system would not fork; they are tried again."""
         self._roll = roll
         self._journal = journal
         self._intensity = Intensity()
@@ -55,7 +57,7 @@ class Deaths:
 
     def hopeless(self, rules: Rules, now: float) -> str:
         """Why there is no hope, if none is left for a service that serves nobody."""
-        if not self._intensity.too_high(now, rules):
+        deaths = self._intensity.within_window(now, rules)
+        if deaths < rules.max_restarts * rules.workers:
             return ""
-        deaths, window_s = len(self._intensity.times), rules.restart_window_s
-        return f"no worker serves and {deaths} processes died within {window_s:g} s"
+        return f"no worker serves and {deaths} processes died within {rules.restart_window_s:g} s"

@@ -83,7 +83,6 @@ class Intensity:
         while self.times[0] <= now - rules.restart_window_s:
             self.times.popleft()
 
-    def too_high(self, now: float, rules: Rules) -> bool:
-        """Whether the limit is reached now."""
-        recent = sum(1 for time in self.times if time > now - rules.restart_window_s)
-        return recent >= rules.max_restarts * rules.workers
+    def within_window(self, now: float, rules: Rules) -> int:
+        """How many died within the window that ends now."""
+        return sum(1 for time in self.times if time > now - rules.restart_window_s)

@@ -191,9 +191,11 @@ class Processes:
         self._lives.step(member, Change.REFUSED, now)
         if self._reloads.on_trial(member):
             self._reloads.fail(f"cannot fork {member}: {reason}", "", now)
-        else:
+        elif not member.life.retired:
             self._journal.say("error", f"cannot fork {member}: {reason}")
-            self._count_death(member, now)
+            self._deaths.count(member, self._reloads.rules, now)
+            if isinstance(member, Worker):
+                self._deaths.boot_refusals.add(member.slot)
 
     def _could_not_start(self, member: Member, reason: str, traceback: str, now: float) -> None:
         if self._reloads.on_trial(member):
@@ -214,8 +216,7 @@ class Processes:
 
     def _count_death(self, member: Member, now: float) -> None:
         self._deaths.count(member, self._reloads.rules, now)
-        if isinstance(member, Worker):
-            self._reloads.died(member, now)
+        self._reloads.died(member, now)
 
     def expire(self, now: float) -> None:
         """Deadlines that have passed."""
@@ -226,7 +227,9 @@ class Processes:
             if isinstance(member, Template) and life.pid is None:
                 # It is forked at once or not at all, so we failed to ask.
                 self._refused(member, "[BUG] it was not asked for", now)
-            elif life.phase is not Phase.STARTING or not self.watch.ask_late_starter(member, now):
+            elif life.phase is Phase.STARTING:
+                self.watch.ask_late_starter(member, now)
+            else:
                 if life.phase is Phase.LEAVING and life.retired:
                     limit = f"{self._rules[member.generation].graceful_timeout_s:g} s"
                     text = f"{member} did not stop within {limit} (graceful-timeout); killing it"

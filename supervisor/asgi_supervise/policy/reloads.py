@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import assert_never
 
 import msgspec
@@ -14,6 +15,7 @@ from asgi_supervise.policy.health import Rules
 from asgi_supervise.policy.lifecycle import Change, Phase
 from asgi_supervise.policy.lives import Lives, Member
 from asgi_supervise.policy.rollout import MOST_YOUNG_DEATHS, Deed, Mark, Rollout, Step
+from asgi_supervise.policy.stalls import LOOK_S
 from asgi_supervise.policy.wording import Journal, with_traceback
 
 
@@ -104,17 +106,17 @@ class Reloads:
         if self.current is not None and worker.number == self.current.canary:
             self._mark(self.current, Mark.STARTED, now)
 
-    def died(self, worker: Worker, now: float) -> None:
-        """A worker died unwanted that was not on trial."""
+    def died(self, member: Member, now: float) -> None:
+        """A worker or template died unwanted that was not on trial."""
         current = self.current
         if current is None or current.step is not Step.ROLLING:
             return
-        if worker.generation != current.generation:
+        if member.generation != current.generation:
             return
-        if now - worker.life.ready_at < self.rules.grown_up_s:  # -inf if it never was ready
+        if now - member.life.ready_at < self.rules.grown_up_s:  # -inf if it never was ready
             current.young_deaths += 1
         if current.young_deaths >= MOST_YOUNG_DEATHS:
-            current.reason = f"{current.young_deaths} of its workers died young"
+            current.reason = f"{current.young_deaths} of its processes died young"
             self._mark(current, Mark.SPOILED, now)
 
     def stop(self, now: float) -> None:
@@ -124,13 +126,31 @@ class Reloads:
             self.current.reason = "the service stops"
             self._mark(self.current, Mark.STOPPED, now)
 
-    def advance(self, now: float) -> None:
-        """What time alone brings about."""
-        if self.current is not None and self.current.baked_at <= now:
-            self._mark(self.current, Mark.BAKED, now)
+    def advance(self, stuck_s: Callable[[int | None], float | None], now: float) -> None:
+        """What time alone brings about. ``stuck_s``: how long the loop of a worker hangs, if so."""
+        current = self.current
+        if current is None or current.baked_at > now:
+            return
+        hangs_s = stuck_s(current.canary)
+        if hangs_s is None:
+            self._mark(current, Mark.BAKED, now)
+        elif hangs_s < self._rules[current.generation].startup_timeout_s:
+            current.baked_at = now + LOOK_S  # one that hangs does not serve: all others might, too
+        else:
+            self.fail(f"the loop of its first worker is stuck for {hangs_s:.1f} s", "", now)
 
     def finish(self, now: float) -> None:
-        """See whether all are replaced."""
+        """See whether all are replaced, and dismiss templates from which nothing is forked now."""
+        self._finish(now)
+        kept = {self.generation}
+        if self.current is not None:
+            kept |= {self.current.generation, self.current.former}
+        kept |= {w.generation for w in self._fleet.workers.values() if not w.life.retired}
+        for generation, template in list(self._fleet.templates.items()):
+            if generation not in kept:
+                self._lives.step(template, Change.RETIRED, now)
+
+    def _finish(self, now: float) -> None:
         current = self.current
         if current is None or current.step is not Step.ROLLING:
             return
@@ -175,10 +195,8 @@ class Reloads:
                 self._abandon(current, mark, now)
             case Deed.RETURN:
                 self._want(current.former)
-                self._retire_templates(now)
                 self._journal.say("error", _failure(current))
             case Deed.FINISH:
-                self._retire_templates(now)
                 took_s = now - current.began
                 self._journal.say(
                     "info",
@@ -203,11 +221,6 @@ class Reloads:
             self._journal.say("info", f"generation {rollout.generation} is not tried any further")
         else:
             self._journal.say("error", _failure(rollout))
-
-    def _retire_templates(self, now: float) -> None:
-        for generation, template in list(self._fleet.templates.items()):
-            if generation != self.generation:
-                self._lives.step(template, Change.RETIRED, now)
 
 
 def _failure(rollout: Rollout) -> str:

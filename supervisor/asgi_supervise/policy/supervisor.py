@@ -89,7 +89,7 @@ class Supervisor:
     def decide(self, now: float) -> list[v.Act]:
         """All that is to be done now, in this order."""
         self._processes.expire(now)
-        self.reloads.advance(now)
+        self.reloads.advance(self._watch.stuck_s, now)
         self._turn_over(now)
         self._judge(now)
         self._watch.decide(self.rules, now)
@@ -158,7 +158,7 @@ class Supervisor:
         wanted = set(sizing.slots_wanted(self.rules))
         deaths = self.deaths
         if self.service is Service.BOOTING and ready:
-            if wanted <= deaths.boot_successes | deaths.boot_failures:
+            if wanted <= deaths.boot_successes | deaths.boot_failures | deaths.boot_refusals:
                 self._turn(Turn.BOOTED, now, "")
         elif not deaths.served and wanted <= deaths.boot_failures:
             self.verdict = Exit.BOOT

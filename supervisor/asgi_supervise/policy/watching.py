@@ -59,13 +59,16 @@ class Watch:
             else:
                 self._ask(worker, purpose, stall, now)
 
-    def ask_late_starter(self, member: Member, now: float) -> bool:
-        """Whether its stacks are asked for now; ``unready`` is told when they are there."""
-        if _key(member) in self._stalls.inquiries:
-            return False
-        self._ask(member, Purpose.UNREADY, Stall(), now)
+    def stuck_s(self, worker: int | None) -> float | None:
+        """How long the loop of ``worker`` hangs by now; ``None`` if it turns."""
+        stall = None if worker is None else self._stalls.stuck.get(worker)
+        return None if stall is None else stall.stuck_s
+
+    def ask_late_starter(self, member: Member, now: float) -> None:
+        """Ask for its stacks; ``unready`` is told when they are there, or will not come."""
+        if _key(member) not in self._stalls.inquiries:
+            self._ask(member, Purpose.UNREADY, Stall(), now)
         member.life.deadline = now + DUMP_S + 2 * ANSWER_S
-        return True
 
     def read(self, event: v.StacksRead, now: float) -> None:
         """Stacks have come."""
@@ -79,6 +82,8 @@ class Watch:
         match inquiry.purpose:
             case Purpose.WARN:
                 self._warn(member, where, stacks, inquiry.stall, now)
+            case Purpose.CONDEMN if inquiry.stall.over or member.life.phase is not Phase.READY:
+                pass  # it turns again, or leaves and has a deadline for that
             case Purpose.CONDEMN:
                 stuck = f"its loop is stuck for {inquiry.stall.stuck_s:.1f} s (worker-timeout)"
                 text = with_traceback(f"{member}: {stuck} {where}; aborting it", stacks)

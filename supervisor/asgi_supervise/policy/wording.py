@@ -53,7 +53,7 @@ def how_it_died(
         name = Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
-    if killed_by_us:
+    if killed_by_us and -status == Signals.SIGKILL:
         return f"was killed by {name} from the master"
     if out_of_memory and -status == Signals.SIGKILL:
         return "was killed by the kernel, because memory ran out (SIGKILL)"

@@ -1,0 +1,125 @@
+"""What counts as a death, what it is called, and what follows from it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from asgi_supervise.policy import vocabulary as v
+from asgi_supervise.policy.deaths import Deaths
+from asgi_supervise.policy.fleet import Fleet
+from asgi_supervise.policy.health import Rules
+from asgi_supervise.policy.wording import Journal, how_it_died
+from tests.host.fake import FakeTemplate, Script
+from tests.policy.stage import Stage
+
+
+def serving(**rules: Any) -> Stage:
+    stage = Stage(workers=3, **rules)
+    stage.until(stage.full)
+    stage.host.clock += 60
+    return stage
+
+
+def refuse_forks_into(stage: Stage, slot: int) -> None:
+    """From now on the system refuses every worker of ``slot``, and no other."""
+    fork = stage.host._fork
+
+    def forked(worker: int, template: FakeTemplate) -> v.Event | None:
+        stage.host.forks_refused = stage.host.workers[worker].slot == slot
+        event = fork(worker, template)
+        stage.host.forks_refused = False
+        return event
+
+    stage.host._fork = forked  # type: ignore[method-assign]
+
+
+def test_a_slot_whose_forks_are_refused_does_not_keep_the_others_from_serving() -> None:
+    stage = Stage(workers=3)
+    refuse_forks_into(stage, 2)
+    stage.until(stage.serving)
+    stage.until(lambda: stage.host.now() > 1030)
+    announced = [act for act in stage.acts if isinstance(act, v.AnnounceServing)]
+    assert [act.wanted for act in announced] == [3]
+    assert len(stage.said_with("error: cannot fork worker slot=2")) > 5, "it is tried again"
+    assert stage.host.ready_slots() == [0, 1]
+    stage.stop()
+
+
+def test_one_that_is_not_wanted_any_more_and_refused_is_no_death() -> None:
+    stage = serving()
+    victim = stage.host.in_slot(0)
+    stage.host.templates[1].hung = True
+    stage.host.change_health(victim, "/healthz answered 500")
+    for _ in range(2):
+        stage.turn()
+    replacement = stage.supervisor.fleet.asked
+    assert replacement == 4
+    stage.host.change_health(victim, "")
+    for _ in range(2):
+        stage.turn()
+    del stage.host.workers[replacement]
+    stage.host.happens(v.WorkerRefused(replacement, "no more processes"))
+    for _ in range(2):
+        stage.turn()
+    assert list(stage.supervisor.fleet.workers) == [1, 2, 3]
+    assert stage.supervisor.deaths.crashes == 0
+    assert not stage.said_with("cannot fork")
+
+
+def test_deaths_are_counted_each_once() -> None:
+    stage = serving(max_restarts=100)
+    for number in (1, 2):
+        stage.host.crash_worker(number, -9)
+    stage.turn()
+    stage.until(stage.full)
+    stage.host.generation_scripts[2] = Script.CRASHES
+    stage.reload()
+    assert stage.supervisor.deaths.crashes == 3, "a canary's, too"
+
+
+def test_only_deaths_within_the_window_are_told_of() -> None:
+    rules = Rules(workers=1, max_restarts=2, restart_window_s=10.0)
+    fleet, deaths = Fleet(), Deaths(lambda: 0.0, Journal())
+    for now in (100.0, 105.0, 106.0):
+        deaths.count(fleet.enlist(0, 1, 60.0), rules, now)
+    assert deaths.hopeless(rules, 111.0) == "no worker serves and 2 processes died within 10 s"
+    assert deaths.hopeless(rules, 115.5) == ""
+
+
+@pytest.mark.parametrize("served", [False, True])
+@pytest.mark.parametrize("roll", [0.0, 1.0])
+def test_a_wait_is_told_when_there_is_one_and_somebody_served(served: bool, roll: float) -> None:
+    journal = Journal()
+    deaths = Deaths(lambda: roll, journal)
+    deaths.served = served
+    fleet = Fleet()
+    deaths.count(fleet.enlist(1, 1, 60.0), Rules(workers=2), 100.0)
+    deaths.count(fleet.found(1, 60.0), Rules(workers=2), 100.0)
+    told = [v.Say("info", f"next try for {who} in 0.5 s") for who in ("slot=1", "the template")]
+    assert journal.take() == (told if served and roll else [])
+
+
+@pytest.mark.parametrize(("ready_s", "waits_s"), [(9.5, 0.5), (10.0, 0.0)])
+def test_how_long_it_was_ready_decides_the_wait(ready_s: float, waits_s: float) -> None:
+    deaths = Deaths(lambda: 1.0, Journal())
+    worker = Fleet().enlist(0, 1, 60.0)
+    worker.life.ready_at = 100.0
+    deaths.count(worker, Rules(workers=1), 100.0 + ready_s)
+    assert deaths.slot_not_before(0) == 100.0 + ready_s + waits_s
+    assert deaths.slot_not_before(1) == deaths.template_not_before() == -math.inf
+
+
+def test_one_never_ready_counts_as_ready_for_no_time() -> None:
+    rules = Rules(workers=1, grown_up_s=0.5, healthy_s=0.5)
+    deaths = Deaths(lambda: 1.0, Journal())
+    deaths.count(Fleet().enlist(0, 1, 60.0), rules, 100.0)
+    assert deaths.slot_not_before(0) == 100.5
+
+
+def test_what_dies_of_something_else_before_our_kill_arrives_is_called_so() -> None:
+    assert how_it_died(-11, killed_by_us=True) == "crashed in native code (SIGSEGV)"
+    assert how_it_died(-15, killed_by_us=True) == "was killed by SIGTERM"
+    assert how_it_died(0, killed_by_us=True) == "exited with status 0"

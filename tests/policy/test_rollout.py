@@ -1,0 +1,192 @@
+"""Rollouts that meet with something else: hanging canaries, refused forks, templates that end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from asgi_supervise.policy import vocabulary as v
+from asgi_supervise.policy.rollout import Step
+from tests.host.fake import Script
+from tests.policy.stage import Stage
+
+
+def serving(**rules: Any) -> Stage:
+    stage = Stage(workers=3, **rules)
+    stage.until(stage.full)
+    stage.host.clock += 60
+    return stage
+
+
+def pass_time(stage: Stage, seconds: float) -> None:
+    end = stage.host.now() + seconds
+    stage.host.later(seconds, lambda: None)
+    stage.until(lambda: stage.host.now() >= end)
+
+
+def until_rolling(stage: Stage) -> None:
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: stage.supervisor.reloads.generation == 2)
+    current = stage.supervisor.reloads.current
+    assert current is not None
+    assert current.step is Step.ROLLING
+
+
+def test_a_canary_that_hangs_is_not_accepted() -> None:
+    stage = serving(bake_s=5.0, worker_timeout_s=30.0)
+    stage.host.generation_scripts[2] = Script.STUCK
+    stage.reload()
+    assert stage.supervisor.reloads.generation == 1
+    assert stage.said_with("error: reload failed", "was killed by SIGABRT after 30.")
+    assert stage.host.drained == []
+
+
+def test_a_canary_that_hangs_for_ever_is_given_as_long_as_a_start() -> None:
+    stage = serving(bake_s=5.0, worker_timeout_s=None, startup_timeout_s=20.0)
+    stage.host.generation_scripts[2] = Script.STUCK
+    began = stage.host.now()
+    stage.reload()
+    assert 20 < stage.host.now() - began < 22
+    assert stage.said_with("error: reload failed", "the loop of its first worker is stuck for 20.")
+    stage.until(lambda: list(stage.host.templates) == [1])
+
+
+def test_a_canary_whose_loop_turns_again_is_accepted_then() -> None:
+    stage = serving(bake_s=5.0)
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: len(stage.host.serving()) == 4)
+    began = stage.host.now()
+    stage.host.later(4.0, lambda: stage.host.hang(stage.supervisor.fleet.asked, for_s=6.0))
+    stage.until(lambda: stage.supervisor.reloads.generation == 2)
+    assert 10 < stage.host.now() - began < 11
+    stage.until(stage.full)
+
+
+def test_loops_of_the_former_generation_that_hang_do_not_keep_the_new_from_acceptance() -> None:
+    stage = serving(bake_s=5.0)
+    for number in list(stage.host.workers):
+        stage.host.hang(number)
+    began = stage.host.now()
+    until_rolling(stage)
+    assert stage.host.now() - began < 6
+
+
+def test_forks_refused_while_rolling_are_not_the_generation_s_fault() -> None:
+    stage = serving(bake_s=1.0)
+    until_rolling(stage)
+    stage.host.forks_refused = True
+    pass_time(stage, 20.0)
+    assert len(stage.said_with("error: cannot fork worker", "gen=2")) > 3
+    stage.host.forks_refused = False
+    stage.until(stage.full)
+    assert stage.generations_serving() == {2}
+
+
+def test_a_template_that_cannot_start_again_while_rolling_leads_back() -> None:
+    stage = serving(bake_s=1.0, preload=True)
+    until_rolling(stage)
+    stage.host.template_script = Script.BOOT_FAILS
+    stage.host.crash_template(2, -9)
+    stage.until(lambda: bool(stage.said_with("reload failed")))
+    assert stage.said_with("error: reload failed", "3 of its processes died young")
+    stage.host.template_script = Script.OBEDIENT
+    stage.until(stage.full)
+    assert stage.generations_serving() == {1}
+
+
+def test_deaths_of_the_former_generation_while_rolling_do_not_lead_back() -> None:
+    stage = serving(bake_s=1.0)
+    until_rolling(stage)
+    for number, child in list(stage.host.workers.items()):
+        if child.generation == 1:
+            stage.host.crash_worker(number, -9)
+    stage.host.crash_template(1, -9)
+    stage.until(stage.full)
+    assert stage.generations_serving() == {2}
+
+
+def test_deaths_of_grown_up_workers_while_rolling_do_not_lead_back() -> None:
+    stage = serving(bake_s=1.0, grown_up_s=0.0)
+    until_rolling(stage)
+    for _ in range(5):
+        for number, child in list(stage.host.workers.items()):
+            if child.generation == 2 and child.ready:
+                stage.host.crash_worker(number, -9)
+        stage.turn()
+    stage.until(stage.full)
+    assert stage.generations_serving() == {2}
+
+
+def test_on_the_way_back_a_template_stays_as_long_as_its_workers() -> None:
+    stage = serving(bake_s=1.0, graceful_timeout_s=5.0)
+    stage.host.generation_scripts[2] = Script.DEAF
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: [w.generation for w in stage.host.serving()] == [2, 2, 1])
+    stage.host.generation_scripts[2] = Script.CRASHES
+    stage.until(lambda: stage.supervisor.reloads.generation == 1)
+    assert sorted(stage.host.templates) == [1, 2]
+    stage.until(stage.full)
+    assert list(stage.host.templates) == [1]
+    assert len(stage.said_with("worker slot=", "did not stop within 5 s")) == 2
+    assert not stage.said_with("template", "did not stop")
+
+
+def test_figures_of_a_generation_hold_for_its_own_start() -> None:
+    stage = serving(startup_timeout_s=50.0, graceful_timeout_s=9.0)
+    stage.generations.rules = msgspec.structs.replace(stage.rules, startup_timeout_s=8.0)
+    stage.host.generation_scripts[2] = Script.HANGS
+    began = stage.host.now()
+    stage.reload()
+    assert 8 <= stage.host.now() - began < 9
+    assert stage.said_with("reload failed", "not ready within 8 s (startup-timeout)")
+
+
+def test_a_canary_that_dies_before_it_is_ready() -> None:
+    stage = serving()
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: 4 in stage.host.workers)
+    stage.host.crash_worker(4, 7, in_s=0.05)
+    stage.until(lambda: bool(stage.said_with("reload failed")))
+    how = "worker slot=0 gen=2 pid=105 exited with status 7 before it was ready"
+    assert stage.said_with("slot=0 gen=2", "exited") == [
+        f"error: reload failed, generation 1 serves on: {how}"
+    ]
+
+
+def test_a_canary_whose_template_dies_before_it_has_forked_it() -> None:
+    stage = serving(startup_timeout_s=5.0)
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: 2 in stage.host.templates)
+    stage.host.templates[2].ready = stage.host.templates[2].hung = True
+    stage.until(lambda: bool(stage.said_with("reload failed")))
+    how = "template gen=2 pid=104 died before it had forked worker slot=0 gen=2 pid=-"
+    assert stage.said_with("reload failed") == [
+        f"error: reload failed, generation 1 serves on: {how}"
+    ]
+    stage.until(stage.full)
+    assert list(stage.host.templates) == [1]
+    assert stage.said_with("debug: template gen=2", "was killed by SIGKILL from the master")
+
+
+def test_a_template_that_ends_while_its_canary_bakes_is_made_again() -> None:
+    stage = serving()
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: len(stage.host.serving()) == 4)
+    stage.host.crash_template(2, -9)
+    stage.until(stage.full)
+    assert stage.generations_serving() == {2}
+    assert stage.said_with("warning: template gen=2", "its workers go on")
+
+
+def test_what_is_wrong_with_a_canary_is_all_that_is_said() -> None:
+    stage = serving()
+    stage.host.generation_scripts[2] = Script.SICK
+    stage.reload()
+    (line,) = stage.said_with("reload failed")
+    assert line.endswith("is unhealthy: /healthz answered 500")
+    assert not stage.said_with("replacing it")
+    stage.host.forks_refused = True
+    stage.reload()
+    _, line = stage.said_with("reload failed")
+    assert line.endswith("cannot fork template gen=3 pid=-: fork: no more processes")

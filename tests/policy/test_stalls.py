@@ -1,0 +1,310 @@
+"""Stalls by themselves, and what is said of them: when it is looked, judged, asked, told."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from asgi_supervise.policy import vocabulary as v
+from asgi_supervise.policy.health import Rules
+from asgi_supervise.policy.stalls import ANSWER_S, DUMP_S, LOOK_S, QUIET_S, Purpose, Stall, Stalls
+from asgi_supervise.policy.wording import guilty_frame
+from tests.host.fake import Script
+from tests.policy.stage import Stage
+
+RULES = Rules(workers=2, stall_warn_s=0.5, worker_timeout_s=2.0)
+OFF = Rules(workers=2, stall_warn_s=None, worker_timeout_s=None)
+
+
+def looking(now: float) -> Stalls:
+    """Looks since before ``now``, and was never late."""
+    stalls = Stalls()
+    stalls.schedule(True, RULES, now - LOOK_S)
+    assert stalls.looks(now - LOOK_S)
+    assert stalls.looks(now)
+    return stalls
+
+
+def judge(
+    stalls: Stalls, promises: dict[int, float], now: float, rules: Rules = RULES
+) -> list[tuple[int, float, Purpose | None]]:
+    return [(w, stall.stuck_s, why) for w, stall, why in stalls.judge(promises, rules, now)]
+
+
+def test_it_looks_four_times_a_second_while_somebody_serves() -> None:
+    stalls = Stalls()
+    assert stalls.deadline() == math.inf
+    stalls.schedule(True, RULES, 100.0)
+    assert stalls.deadline() == 100.0
+    assert stalls.looks(100.0)
+    assert not stalls.looks(100.2)
+    stalls.schedule(True, RULES, 100.2)
+    assert stalls.deadline() == 100.25
+    assert stalls.looks(100.25)
+    stalls.schedule(False, RULES, 100.3)
+    assert stalls.deadline() == math.inf
+    assert not stalls.looks(200.0)
+
+
+@pytest.mark.parametrize(
+    ("warn_s", "timeout_s", "looks"),
+    [(None, None, False), (1.0, None, True), (None, 1.0, True), (1.0, 1.0, True)],
+)
+def test_it_looks_only_if_there_is_a_limit(
+    warn_s: float | None, timeout_s: float | None, looks: bool
+) -> None:
+    stalls = Stalls()
+    rules = Rules(workers=1, stall_warn_s=warn_s, worker_timeout_s=timeout_s)
+    stalls.schedule(True, rules, 100.0)
+    assert stalls.looks(100.0) is looks
+
+
+def test_when_nobody_is_watched_any_more_stalls_are_forgotten() -> None:
+    stalls = looking(100.0)
+    judge(stalls, {1: 99.9}, 100.0)
+    stalls.schedule(True, OFF, 100.1)
+    stalls.schedule(True, RULES, 300.0)
+    assert stalls.stuck == {}
+    assert stalls.looks(300.0)
+    assert stalls.gap_s == 0.0, "in between nobody looked"
+
+
+def test_a_stall_grows_by_what_the_master_saw_and_is_told_of_at_each_limit() -> None:
+    stalls = looking(100.0)
+    assert judge(stalls, {1: 99.9, 2: 100.0}, 100.0) == []
+    assert stalls.stuck[1].stuck_s == pytest.approx(0.1)
+    told = []
+    for look in range(1, 12):
+        now = 100.0 + look * LOOK_S
+        assert stalls.looks(now)
+        told += judge(stalls, {1: 99.9, 2: now}, now)
+    assert [(worker, why) for worker, _, why in told] == [(1, Purpose.WARN), (1, Purpose.CONDEMN)]
+    assert [stuck_s for _, stuck_s, _ in told] == [pytest.approx(0.6), pytest.approx(2.1)]
+
+
+def test_limits_count_when_they_are_reached() -> None:
+    stalls = looking(100.0)
+    rules = Rules(workers=1, stall_warn_s=0.25, worker_timeout_s=0.5)
+    assert judge(stalls, {1: 99.75}, 100.0, rules) == [(1, 0.25, Purpose.WARN)]
+    assert stalls.looks(100.25)
+    assert judge(stalls, {1: 99.75}, 100.25, rules) == [(1, 0.5, Purpose.CONDEMN)]
+
+
+def test_who_is_condemned_at_once_is_not_warned_of_later() -> None:
+    stalls = looking(100.0)
+    rules = Rules(workers=1, stall_warn_s=0.2, worker_timeout_s=0.1)
+    assert [why for _, _, why in judge(stalls, {1: 99.8}, 100.0, rules)] == [Purpose.CONDEMN]
+    assert stalls.looks(100.25)
+    assert judge(stalls, {1: 99.8}, 100.25, rules) == []
+
+
+@pytest.mark.parametrize(("gap_s", "first_s", "then_s"), [(0.5, 0.5, 0.5), (0.6, 0.0, 0.25)])
+def test_a_late_master_counts_no_more_than_one_look(
+    gap_s: float, first_s: float, then_s: float
+) -> None:
+    stalls = looking(100.0)
+    now = 100.0 + gap_s
+    assert stalls.looks(now)
+    judge(stalls, {1: 50.0}, now)
+    assert stalls.stuck[1].stuck_s == pytest.approx(first_s)
+    now += gap_s
+    assert stalls.looks(now)
+    judge(stalls, {1: 50.0}, now)
+    assert stalls.stuck[1].stuck_s == pytest.approx(first_s + then_s)
+
+
+@pytest.mark.parametrize("reported", [False, True])
+def test_that_it_turns_again_is_told_if_it_was_told_that_it_hangs(reported: bool) -> None:
+    stalls = looking(100.0)
+    judge(stalls, {1: 99.8}, 100.0)
+    stall = stalls.stuck[1]
+    stall.reported = reported
+    told = list(stalls.judge({1: 100.5}, RULES, 100.25))
+    assert told == ([(1, stall, None)] if reported else [])
+    assert stall.over
+    assert stalls.stuck == {}
+
+
+def test_of_one_that_is_not_watched_any_more_nothing_is_told() -> None:
+    stalls = looking(100.0)
+    judge(stalls, {1: 99.8, 2: 99.8}, 100.0)
+    stalls.stuck[1].reported = stalls.stuck[2].reported = True
+    assert [worker for worker, _, _ in judge(stalls, {2: 101.0}, 100.25)] == [2]
+    assert stalls.stuck == {}
+
+
+def test_stacks_are_read_once_they_had_time_to_be_written_and_waited_for_no_longer() -> None:
+    stalls, stall = Stalls(), Stall()
+    stalls.ask((1, 7), Purpose.WARN, stall, 100.0)
+    stalls.ask((1, None), Purpose.UNREADY, stall, 100.1)
+    assert stalls.deadline() == 100.0 + DUMP_S
+    assert stalls.to_read(100.0) == []
+    assert stalls.to_read(100.0 + DUMP_S) == [(1, 7)]
+    assert stalls.to_read(100.0 + DUMP_S) == []
+    assert stalls.deadline() == 100.1 + DUMP_S
+    stalls.forget((1, None))
+    assert stalls.deadline() == 100.0 + DUMP_S + ANSWER_S
+    assert stalls.unanswered(101.0) == []
+    assert stalls.unanswered(100.0 + DUMP_S + ANSWER_S) == [(1, 7)]
+    stalls.stuck[7] = stall
+    stalls.forget((1, 7))
+    assert (stalls.inquiries, stalls.stuck, stalls.deadline()) == ({}, {}, math.inf)
+
+
+def test_a_place_is_news_again_after_a_while() -> None:
+    stalls = Stalls()
+    assert stalls.is_news("here", 100.0) == (True, 0)
+    assert stalls.is_news("there", 100.0) == (True, 0)
+    for left_out in range(3):
+        assert stalls.is_news("here", 109.9) == (False, left_out)
+    assert stalls.is_news("here", 100.0 + QUIET_S) == (True, 3)
+    assert stalls.is_news("here", 121.0) == (True, 0)
+
+
+def test_places_that_always_differ_do_not_fill_the_memory() -> None:
+    stalls = Stalls()
+    for number in range(1000):
+        stalls.is_news(f"place {number}", 100.0)
+    assert len(stalls._last_reports) <= 101
+
+
+# --- what the master makes of it ----------------------------------------------------------------
+
+
+def serving(**rules: Any) -> Stage:
+    stage = Stage(workers=2, **rules)
+    stage.until(stage.full)
+    stage.host.clock += 60
+    for _ in range(4):
+        stage.turn()
+    return stage
+
+
+def pass_time(stage: Stage, seconds: float) -> None:
+    end = stage.host.now() + seconds
+    stage.host.later(seconds, lambda: None)
+    stage.until(lambda: stage.host.now() >= end)
+
+
+def answer_after(stage: Stage, seconds: float, text: str = "", state: str = "S") -> None:
+    """Stacks come late from now on."""
+
+    def read(generation: int, worker: int | None) -> None:
+        stage.host.happens(v.StacksRead(generation, worker, text, state), seconds)
+
+    stage.host.read_stacks = read  # type: ignore[method-assign]
+
+
+def dumps(stage: Stage) -> int:
+    return sum(isinstance(act, v.DumpStacks) for act in stage.acts)
+
+
+def test_one_that_turns_again_before_it_is_aborted_lives_on() -> None:
+    stage = serving(worker_timeout_s=5.0)
+    answer_after(stage, 0.5)
+    stage.host.hang(1, for_s=5.4)
+    stage.until(lambda: dumps(stage) == 2)
+    pass_time(stage, 5.0)
+    assert not stage.said_with("aborting it")
+    assert stage.said_with("info: worker slot=0", "its loop turns again")
+    assert stage.host.ready_slots() == [0, 1]
+    assert stage.supervisor.deaths.crashes == 0
+
+
+def test_one_that_is_told_to_leave_before_it_is_aborted_has_its_time() -> None:
+    stage = serving(worker_timeout_s=5.0, graceful_timeout_s=10.0)
+    stage.host.hang(1)
+    stage.until(lambda: dumps(stage) == 2)
+    assert 10 <= stage.stop() < 11
+    assert not stage.said_with("aborting it")
+
+
+def test_a_short_stall_is_told_of_as_past() -> None:
+    stage = serving()
+    answer_after(stage, 0.5)
+    stage.host.hang(1, for_s=0.7)
+    pass_time(stage, 5.0)
+    (line,) = stage.said_with("warning: worker slot=0 gen=1 pid=101: its loop")
+    assert line.split(": its loop ")[1].startswith("was stuck for 0.")
+    assert not stage.said_with("more like it")
+    assert not stage.said_with("turns again")
+
+
+def test_the_kernel_s_word_is_told_when_no_stack_was_written() -> None:
+    stage = serving()
+    answer_after(stage, 0.0, state="D")
+    stage.host.hang(1, for_s=2.0)
+    pass_time(stage, 5.0)
+    (line,) = stage.said_with("warning: worker slot=0", "stuck")
+    assert line.endswith("in the kernel (uninterruptible wait)")
+
+
+def test_places_are_told_of_each_by_itself() -> None:
+    stage = serving()
+    for state in "TD":
+        answer_after(stage, 0.0, state=state)
+        stage.host.hang(1, for_s=1.0)
+        pass_time(stage, 3.0)
+    assert len(stage.said_with("warning: worker slot=0", "is stuck")) == 2
+
+
+def test_stacks_nobody_waits_for_are_ignored() -> None:
+    stage = serving()
+    lines = len(stage.said)
+    stage.host.happens(v.StacksRead(1, 1, "", "S"))
+    stage.host.happens(v.StacksRead(1, 99, "", "S"))
+    stage.host.happens(v.StacksRead(99, None, "", "S"))
+    pass_time(stage, 1.0)
+    assert len(stage.said) == lines
+
+
+def test_one_that_dies_while_its_stacks_are_read_is_not_waited_for() -> None:
+    stage = serving()
+    stage.host.hang(1)
+    stage.until(lambda: dumps(stage) == 1)
+    stage.host.crash_worker(1, -9)
+    pass_time(stage, 1.0)
+    assert not stage.said_with("stuck")
+
+
+def test_a_late_starter_is_worded_also_when_the_master_is_late() -> None:
+    stage = Stage(workers=2, startup_timeout_s=10.0)
+    stage.script(Script.HANGS, Script.OBEDIENT)
+    stage.until(lambda: dumps(stage) == 1)
+    stage.host.clock += 10
+    stage.script()
+    stage.until(stage.full)
+    assert stage.said_with("slot=0", "cannot start: not ready within 10 s (startup-timeout); it h")
+
+
+def test_a_late_starter_whose_stacks_do_not_come_is_killed_all_the_same() -> None:
+    stage = Stage(workers=1, startup_timeout_s=10.0)
+    stage.script(Script.HANGS)
+    stage.host.read_stacks = lambda generation, worker: None  # type: ignore[method-assign]
+    stage.until(stage.done)
+    assert stage.said_with("it hangs at an unknown place (it wrote no stack)")
+    assert dumps(stage) == 1
+    killed_after_s = stage.host.now() - 1000.0
+    assert 10.0 + DUMP_S + ANSWER_S <= killed_after_s < 11.5
+
+
+def test_one_that_gets_ready_while_its_stacks_are_read_lives_on() -> None:
+    stage = Stage(workers=1, startup_timeout_s=10.0)
+    stage.script(Script.HANGS)
+    stage.until(lambda: dumps(stage) == 1)
+    stage.host.happens(v.WorkerBecameReady(1))
+    stage.host.workers[1].ready = True
+    stage.until(stage.full)
+    pass_time(stage, 5.0)
+    assert not stage.said_with("cannot start")
+    assert list(stage.host.workers) == [1]
+
+
+def test_the_loop_s_thread_is_guilty_wherever_it_stands() -> None:
+    loop = 'Current thread 0x02 (most recent call first):\n  File "/srv/a.py", line 1 in f\n'
+    other = 'Thread 0x01 (most recent call first):\n  File "/srv/b.py", line 2 in g\n'
+    for dump in (loop + "\n" + other, other + "\n" + loop):
+        assert guilty_frame(dump) == "/srv/a.py:1 in f"
+    assert guilty_frame(other) == "/srv/b.py:2 in g"
