@@ -261,15 +261,15 @@ def standard_streams(pid: int) -> list[str]:
 
 
 def log_files_are_put_in_the_place_of_others_everywhere(stage: Stage) -> None:
-    retired = stage.with_template(1)
-    pids = [stage.with_worker(1, 0, 1), stage.with_template(2), stage.with_worker(2, 0, 2)]
+    pids = [stage.with_template(1), stage.with_worker(1, 0, 1)]
+    pids += [stage.with_template(2), stage.with_worker(2, 0, 2)]
     stage.host.spawn_worker(3, 1, 2, 2)  # may be forked before its template hears of it, or after
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as access:
         files = [descriptors()[file.fileno()] for file in (access, out)]
         stage.host.pass_on({2: out.fileno(), 1: access.fileno()})
     events = stage.until(lambda events: v.WorkerBecameReady(3) in events)
     pids += [event.pid for event in events if isinstance(event, v.WorkerForked)]
-    for pid in (retired, *pids):
+    for pid in pids:
         await_that(partial(standard_streams, pid), files)
         assert set(kinds(pid)) <= {"socket", "stacks", "pidfd"}
 
