@@ -244,9 +244,7 @@ class FakeHost:
     def change_health(self, worker: int, reason: str) -> None:
         """Let ``worker`` say that it is unhealthy because of ``reason``, or ("") healthy."""
         child = self.workers[worker]
-        event = (
-            v.WorkerTurnedUnhealthy(worker, reason) if reason else v.WorkerTurnedHealthy(worker)
-        )
+        event = v.WorkerTurnedUnhealthy(worker, reason) if reason else v.WorkerTurnedHealthy(worker)
         self._later(0.0, lambda: event if self._serves(worker, child) else None)
 
     def crash_worker(self, worker: int, status: int, in_s: float = 0.0) -> None:
