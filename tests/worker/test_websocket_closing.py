@@ -406,6 +406,24 @@ def test_a_worker_that_stops(successor: bool, run: Run) -> None:
     assert app.error is None
 
 
+@pytest.mark.parametrize("successor", [True, False], ids=["reload", "stop"])
+def test_who_comes_while_a_worker_stops_is_told_why(successor: bool, run: Run) -> None:
+    async def scenario() -> None:
+        async with Arena(echo) as arena:
+            wire = await arena.connect()
+            await arena.eventually(lambda: arena.server.connections, "it is connected")
+            draining = asyncio.create_task(arena.server.drain(5.0, successor=successor))
+            await arena.eventually(lambda: arena.server.draining, "it drains")
+            await wire.write(handshake())
+            client = Client(wire, await wire.read_until(b"\r\n\r\n"))
+            assert await client.closed() == (1012 if successor else 1001, "")
+            await client.send(close(1012))
+            await client.end()
+            await draining
+
+    run(scenario())
+
+
 def test_a_worker_that_stops_does_not_wait_long_for_the_silent(run: Run) -> None:
     async def scenario() -> None:
         async with Arena(echo) as arena:
