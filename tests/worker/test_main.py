@@ -33,6 +33,10 @@ HELLO = """
         if scope["path"] == "/sleep":
             import time
             time.sleep(30)
+        if scope["path"] == "/big":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            while True:
+                await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
         if scope["path"] == "/events":
             await send({"type": "http.response.start", "status": 200, "headers": []})
             await send({"type": "http.response.body", "body": b"first", "more_body": True})
@@ -130,6 +134,20 @@ def test_endless_responses_are_told_late_and_then_cancelled(
             assert b"0\r\n\r\n" not in read_all(client), "the client can tell that it was cut"
         assert "1 requests cancelled at the end of the budget" in worker.said()
         assert worker.said().endswith("shut down\n"), "lifespan shutdown runs whatever happened"
+
+
+def test_a_client_that_hangs_does_not_keep_lifespan_from_its_shutdown(
+    tmp_path: Path, loop_kind: LoopKind
+) -> None:
+    with Alone(tmp_path, HELLO, loop_kind, shutdown_reserve_s=1.0) as worker:
+        worker.get_ready()
+        with worker.connect() as deaf, worker.connect() as mute:
+            deaf.sendall(b"GET /big HTTP/1.1\r\nHost: t\r\n\r\n")
+            mute.sendall(b"POST / HTTP/1.1\r\nHost: t\r\nContent-Length: 9\r\n\r\n")
+            wait_until(lambda: worker.reading().in_flight == 1, "it is stuck")
+            worker.tell(Drain(3.0, successor=True))
+            assert worker.ends() == Exit.OK
+        assert worker.said().endswith("shut down\n")
 
 
 def test_a_later_order_with_less_time_is_obeyed(tmp_path: Path, loop_kind: LoopKind) -> None:

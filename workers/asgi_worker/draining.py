@@ -5,8 +5,8 @@
 2. Every connection ends with the request it is in; idle ones have a moment for one that is on its
    way; WebSockets are closed.
 3. Near the end of the budget, applications that still run are told that their clients are gone,
-   – late, because an endless stream of events ends by nothing else, and soon is when its client has
-   another worker to go to – and then cancelled.
+   and then cancelled. Not earlier: what is told so stops in the middle of what it would have
+   finished, and only of endless streams, of events for example, could one know that they never do.
 4. What still cannot end is cut.
 
 The application's lifespan is shut down after that, in a budget of its own.
@@ -61,10 +61,11 @@ class Draining:
         await self._stop_accepting()
         if await self._settle():
             return
-        log.warning(
-            "%d requests still run and are told to stop: their time is nearly over",
-            len(server.tasks),
-        )
+        if server.tasks:
+            log.warning(
+                "%d requests still run and are told to stop: their time is nearly over",
+                len(server.tasks),
+            )
         for connection in list(server.connections):
             connection.disconnect()
         if not await self._settle(notice=False):
