@@ -190,3 +190,17 @@ def test_what_is_wrong_with_a_canary_is_all_that_is_said() -> None:
     stage.reload()
     _, line = stage.said_with("reload failed")
     assert line.endswith("cannot fork template gen=3 pid=-: fork: no more processes")
+
+
+def test_a_canary_that_is_being_aborted_is_not_accepted() -> None:
+    stage = serving(bake_s=5.0, worker_timeout_s=4.0)
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: len(stage.host.serving()) == 4)
+    canary = stage.supervisor.fleet.asked
+    stage.host.workers[canary].script = Script.DEAF  # it needs SIGKILL, two seconds later
+    stage.host.hang(canary)
+    stage.until(lambda: bool(stage.said_with("reload failed")))
+    assert stage.generations.adopted == []
+    assert stage.said_with("reload failed", "was killed by SIGKILL from the master after 6.")
+    stage.until(stage.full)
+    assert stage.generations_serving() == {1}

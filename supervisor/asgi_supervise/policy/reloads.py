@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import assert_never
 
@@ -126,12 +127,18 @@ class Reloads:
             self.current.reason = "the service stops"
             self._mark(self.current, Mark.STOPPED, now)
 
-    def advance(self, stuck_s: Callable[[int | None], float | None], now: float) -> None:
+    def advance(self, stuck_s: Callable[[int], float | None], now: float) -> None:
         """What time alone brings about. ``stuck_s``: how long the loop of a worker hangs, if so."""
         current = self.current
         if current is None or current.baked_at > now:
             return
-        hangs_s = stuck_s(current.canary)
+        canary = self._fleet.workers.get(current.canary or 0)
+        if canary is None or canary.life.phase is not Phase.READY:
+            current.baked_at = (
+                math.inf
+            )  # it leaves or is aborted, and its end will tell
+            return
+        hangs_s = stuck_s(canary.number)
         if hangs_s is None:
             self._mark(current, Mark.BAKED, now)
         elif hangs_s < self._rules[current.generation].startup_timeout_s:
@@ -166,13 +173,13 @@ class Reloads:
 
     def deadline(self) -> float:
         """When time alone brings something about."""
-        return float("inf") if self.current is None else self.current.baked_at
+        return math.inf if self.current is None else self.current.baked_at
 
     def _mark(self, current: Rollout, mark: Mark, now: float) -> None:
         was = current.step
         deed = current.mark(mark)
         if current.step is not Step.BAKING:
-            current.baked_at = float("inf")
+            current.baked_at = math.inf
         if current.step in (Step.COMPLETE, Step.ABANDONED):
             self.last, self.current = current, None
         match deed:

@@ -59,9 +59,9 @@ class Watch:
             else:
                 self._ask(worker, purpose, stall, now)
 
-    def stuck_s(self, worker: int | None) -> float | None:
+    def stuck_s(self, worker: int) -> float | None:
         """How long the loop of ``worker`` hangs by now; ``None`` if it turns."""
-        stall = None if worker is None else self._stalls.stuck.get(worker)
+        stall = self._stalls.stuck.get(worker)
         return None if stall is None else stall.stuck_s
 
     def ask_late_starter(self, member: Member, now: float) -> None:
