@@ -10,7 +10,7 @@ JOBS ?= logical
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format reference bench autobahn clean
+.PHONY: help demo test check format reference bench autobahn mutants clean
 
 help:
 	@echo 'make demo       serve the demo application on four workers'
@@ -20,6 +20,8 @@ help:
 	@echo 'make reference  write docs/settings.md and deploy/asgi-supervise.toml anew'
 	@echo 'make bench      measure against other servers'
 	@echo 'make autobahn   run the Autobahn WebSocket tests'
+	@echo 'make mutants    change the policies in 2000 ways and see which the tests do not notice'
+	@echo 'make chaos      reload, kill, hang and rotate at random for two minutes'
 	@echo 'make clean      remove what the others made'
 
 $(BIN)/python:
@@ -58,5 +60,17 @@ bench: $(VENV)/.installed-tests
 autobahn: $(VENV)/.installed-tests
 	$(BIN)/python -m tests.autobahn $(ARGS)
 
+# In a directory of its own, because mutmut names modules by their path and knows no source root but
+# src/. ARGS=... takes patterns, as 'asgi_supervise.policy.stalls*'; what was tested is remembered.
+mutants: $(VENV)/.installed-tests
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut>=3.8'
+	mkdir -p .mutants
+	cp -Rp supervisor/asgi_supervise workers tests pyproject.toml .mutants/
+	cd .mutants && $(abspath $(BIN))/mutmut run $(ARGS)
+	cd .mutants && $(abspath $(BIN))/mutmut results
+
+chaos: $(VENV)/.installed-tests
+	$(BIN)/python -m tests.process.chaos $(ARGS)
+
 clean:
-	rm -rf $(VENV) .venv-ci-* .bench .autobahn .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .venv-ci-* .bench .autobahn .mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

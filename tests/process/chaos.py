@@ -36,8 +36,8 @@ PATIENCE_S = 75.0
 """A slot whose workers die young waits for up to 30 s, and so does who is in its queue."""
 WARM_UP = 0.25
 GROWTH_BYTES = 1024 * 1024
-LONG_ENOUGH_S = 60.0
-"""For the memory to be judged."""
+LONG_ENOUGH_S = 100.0
+"""For memory, and for how many reloads there were, to be judged."""
 SETTINGS = """
 workers = {workers}
 bake-time = "0.2 s"
@@ -102,7 +102,7 @@ class Chaos:
                 due[1]()
             (event,) = self.random.choices(names, weights)
             self.tell(f"{event.__name__}: {event()}")
-            self.service.read_on(self.random.uniform(0.05, 0.9))
+            self.service.read_on(self.random.uniform(0.05, 0.7))
 
     def calm_down(self) -> None:
         """End what lasts, and wait until a good release is served by all."""

@@ -155,7 +155,7 @@ def block_in_c() -> None:
 
 
 def block_in_regex() -> None:
-    re.match(r"(a+)+$", "a" * 27 + "b")
+    re.match(r"(a+)+$", "a" * 25 + "b")
 
 
 BLOCKS = {
