@@ -16,13 +16,14 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from tests.benchmarks import environment, machine, profiling, report
+from tests.benchmarks import environment, fleet, machine, profiling, report
 from tests.benchmarks.cases import CASES, Case
 from tests.benchmarks.load import Failed, measure
 from tests.benchmarks.servers import OURS, SERVERS, CannotServe, Running, Server
+from tests.benchmarks.trials import TRIALS, trial_aims, trial_table
 
 PAGE = environment.ROOT / "docs" / "benchmarks.md"
 
@@ -30,9 +31,10 @@ PAGE = environment.ROOT / "docs" / "benchmarks.md"
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     cases = [case.name for case in CASES]
-    servers = [server.name for server in SERVERS]
+    trials = [trial.name for trial in TRIALS]
+    servers = list(dict.fromkeys(server.name for server in (*SERVERS, *fleet.FLEETS)))
     add = parser.add_argument
-    add("--case", action="append", choices=cases, help="only this case (repeatable)")
+    add("--case", action="append", choices=cases + trials, help="only this case (repeatable)")
     add("--server", action="append", choices=servers, help="only this server (repeatable)")
     add("--rounds", type=int, default=4, help="measurements of each (default: 4)")
     add("--seconds", type=int, default=1, help="length of each measurement (default: 1)")
@@ -60,6 +62,7 @@ def main() -> int:
         with _alone():
             environment.need_tools()
             environment.build(fresh=chosen.fresh)
+            cores = os.sched_getaffinity(0)
             server_core, load_core = machine.two_cores()
             os.sched_setaffinity(0, {load_core})
             with tempfile.TemporaryDirectory(dir=environment.HERE) as directory:
@@ -67,6 +70,7 @@ def main() -> int:
                     lines = _profile(chosen, server_core, Path(directory))
                 else:
                     lines = _measure_all(chosen, server_core, Path(directory))
+                    lines += _measure_fleets(chosen, cores, Path(directory))
     except (machine.CannotMeasure, CannotServe, Failed) as reason:
         print(f"benchmark: {reason}", file=sys.stderr)
         return 1
@@ -94,7 +98,7 @@ def _measure_all(chosen: argparse.Namespace, core: int, directory: Path) -> list
     if not environment.tool("nginx"):
         servers = [server for server in servers if server.name != "nginx"]
     results = report.Results(servers)
-    for number in range(chosen.rounds):
+    for number in range(chosen.rounds if cases and servers else 0):
         start = number % len(servers)
         order = [*servers[start:], *servers[:start]]
         for access_log in (False, True):
@@ -105,7 +109,7 @@ def _measure_all(chosen: argparse.Namespace, core: int, directory: Path) -> list
                         Running(
                             server,
                             access_log=access_log,
-                            core=core,
+                            cores={core},
                             directory=directory / f"{number}-{access_log:d}-{index}",
                         )
                     )
@@ -116,10 +120,25 @@ def _measure_all(chosen: argparse.Namespace, core: int, directory: Path) -> list
                     for server, running in ready.items():
                         if _takes_part(server, case):
                             _measure_one(case, running, number, chosen.seconds, results)
-    lines = _preamble(chosen, servers)
+    lines = _preamble(chosen, [*servers, *fleet.FLEETS])
     for case in cases:
         lines += report.case_table(case, results)
     return [*lines, *report.aims_table(cases, results), *report.losses(cases, results)]
+
+
+def _measure_fleets(
+    chosen: argparse.Namespace, cores: Collection[int], directory: Path
+) -> list[str]:
+    trials = [trial for trial in TRIALS if not chosen.case or trial.name in chosen.case]
+    servers = [one for one in fleet.FLEETS if not chosen.server or one.name in chosen.server]
+    if not trials or not servers:
+        return []
+    rounds = (chosen.rounds + 1) // 2
+    findings = fleet.measure_all(trials, servers, rounds, cores, directory)
+    lines = []
+    for trial in trials:
+        lines += trial_table(trial, servers, findings)
+    return [*lines, *trial_aims(trials, servers, findings)]
 
 
 def _profile(chosen: argparse.Namespace, core: int, directory: Path) -> list[str]:

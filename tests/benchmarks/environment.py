@@ -31,6 +31,8 @@ PEERS = (
     "hypercorn",
     "granian",
     "daphne",
+    "uvicorn-worker",
+    "fastapi",
     "uvloop",
     "websockets",
     "py-spy",

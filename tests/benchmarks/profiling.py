@@ -24,7 +24,7 @@ _SHOWN = 30
 def profile(case: Case, server: Server, core: int, directory: Path, seconds: int) -> list[str]:
     """Lines to print. Raises CannotMeasure, CannotServe, Failed."""
     stacks = directory / "stacks"
-    with Running(server, access_log=case.access_log, core=core, directory=directory) as running:
+    with Running(server, access_log=case.access_log, cores={core}, directory=directory) as running:
         running.wait_until_listening()
         measure(case, running, 1)  # so that the worker is known by what it has used
         # On the server's core it interrupts the server anywhere; on the other one it would get its

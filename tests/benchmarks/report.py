@@ -83,7 +83,7 @@ def case_table(case: Case, results: Results) -> list[str]:
         for reason in sorted(set(failed.values())):
             rounds = ", ".join(str(number + 1) for number, why in failed.items() if why == reason)
             notes.append(f"{server.name} failed in round {rounds}: {reason}")
-    lines = [f"### {case.name}: {case.title}", "", *_table(rows)]
+    lines = [f"### {case.name}: {case.title}", "", *table(rows)]
     return [*lines, "", *(f"- {note}" for note in notes), ""] if notes else [*lines, ""]
 
 
@@ -101,7 +101,7 @@ def aims_table(cases: Iterable[Case], results: Results) -> list[str]:
             rows.append((case.name, name, f"{limit:.2f} ×", f"{ratio:.2f} ×", verdict))
     if len(rows) == 1:
         return []
-    return ["### Aims: CPU per request, over that of a peer", "", *_table(rows), ""]
+    return ["### Aims: CPU per request, over that of a peer", "", *table(rows), ""]
 
 
 def losses(cases: Iterable[Case], results: Results) -> list[str]:
@@ -133,7 +133,7 @@ def _ratio(value: float | None) -> str:
     return "–" if value is None else f"{value:.2f}"
 
 
-def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+def table(rows: Sequence[Sequence[str]]) -> list[str]:
     """Markdown that can be read as it is: the first column to the left, figures to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
 

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -118,12 +119,14 @@ SERVERS = (
 
 
 class Running:
-    """A server that runs on one core, until the ``with`` block is left."""
+    """A server that runs on the given cores, until the ``with`` block is left."""
 
-    def __init__(self, server: Server, *, access_log: bool, core: int, directory: Path) -> None:
+    def __init__(
+        self, server: Server, *, access_log: bool, cores: Collection[int], directory: Path
+    ) -> None:
         self.server = server
         self.access_log = access_log
-        self.core = core
+        self.cores = cores
         self.directory = directory
         self.output = directory / "output"
         self.port = 0
@@ -184,9 +187,9 @@ class Running:
         ).split()
         inside = BIN / words[0]
         words[0] = str(inside) if inside.exists() else tool(words[0]) or words[0]
-        # A child inherits on which core it runs: nothing of it ever runs elsewhere.
+        # A child inherits on which cores it runs: nothing of it ever runs elsewhere.
         before = os.sched_getaffinity(0)
-        os.sched_setaffinity(0, {self.core})
+        os.sched_setaffinity(0, self.cores)
         try:
             with self.output.open("wb") as output:
                 self.process = subprocess.Popen(
