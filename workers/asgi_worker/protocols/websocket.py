@@ -273,8 +273,11 @@ class WebSocketConnection:
         incoming.asked = False
         if more or output.gathered:
             before = output.gathered_bytes
-            output.gather(head)
-            output.gather(payload)
+            if size < 126:
+                output.gather(head + payload)
+            else:
+                output.gather(head)
+                output.gather(payload)
             if not more:
                 output.flush()
             elif output.gathered_bytes <= before:
