@@ -81,7 +81,7 @@ class Stage:
                     other
                     for other in workers.values()
                     if other.slot == worker.slot
-                    and other.generation == reloads.generation
+                    and (other.generation == reloads.generation or worker.unhealthy)
                     and other.life.phase is Phase.READY
                 ]
                 assert others or worker.generation > reloads.generation, (

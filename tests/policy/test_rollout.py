@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 
 from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.rollout import Step
@@ -204,3 +205,93 @@ def test_a_canary_that_is_being_aborted_is_not_accepted() -> None:
     assert stage.said_with("reload failed", "was killed by SIGKILL from the master after 6.")
     stage.until(stage.full)
     assert stage.generations_serving() == {1}
+
+
+@pytest.mark.parametrize("turns", range(12))
+def test_the_former_template_s_death_is_nothing_to_the_new_generation(turns: int) -> None:
+    stage = serving(bake_s=1.0)
+    stage.ask(v.Intent.RELOAD)
+    for _ in range(turns):
+        stage.turn()
+    stage.host.crash_template(1, -9)
+    stage.until(lambda: bool(stage.said_with("reload complete: generation 2")))
+    stage.until(lambda: stage.full() and len(stage.host.templates) == 1)
+
+
+def test_settings_of_another_generation_are_not_taken_for_those_under_way() -> None:
+    stage = serving()
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: stage.supervisor.reloads.candidate == 2)
+    for generation in (1, 3):
+        stage.host.happens(v.SettingsRead(generation, stage.rules, ()))
+        stage.host.happens(v.SettingsRefused(generation, "workers = x: not a number"))
+    stage.until(stage.full)
+    assert stage.generations_serving() == {2}
+    assert not stage.said_with("error:")
+
+
+def test_what_is_said_of_a_reload() -> None:
+    stage = serving()
+    stage.generations.at_restart = ("workers 3 → 9", "bind :80 → :81")
+    stage.ask(v.Intent.RELOAD, "SIGHUP")
+    for _ in range(2):
+        stage.turn()
+    stage.ask(v.Intent.RELOAD, "ctl")
+    stage.ask(v.Intent.RELOAD, "ctl")
+    stage.until(lambda: stage.full() and stage.supervisor.reloads.generation == 3)
+    of_reloads = [
+        line.split(" after")[0] for line in stage.said if "reload" in line or "restart" in line
+    ]
+    restart = "warning: these settings change only with a restart: workers 3 → 9, bind :80 → :81"
+    assert of_reloads == [
+        "info: reload (SIGHUP): trying generation 2",
+        restart,
+        "info: reload (ctl) asked for while generation 2 is under way: one more follows it",
+        "info: reload complete: generation 2 serves on all 3 slots",
+        "info: reload (ctl): trying generation 3",
+        restart,
+        "info: reload complete: generation 3 serves on all 3 slots",
+    ]
+
+
+def test_a_stop_is_why_a_reload_came_to_nothing() -> None:
+    stage = serving(shutdown_delay_s=5.0)
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: len(stage.host.serving()) == 4)
+    stage.ask(v.Intent.STOP)
+    stage.until(lambda: stage.supervisor.reloads.last is not None)
+    last = stage.supervisor.reloads.last
+    assert last is not None
+    assert (last.reason, last.step) == ("the service stops", Step.ABANDONED)
+    stage.until(stage.done)
+
+
+def turns_unhealthy_as_soon_as_it_is_ready(stage: Stage, number: int) -> None:
+    """Both are observed in one turn: the master has had no time to decide in between."""
+    stage.until(lambda: number in stage.host.workers)
+    stage.host.happens(v.WorkerTurnedUnhealthy(number, "/healthz answered 500"), in_s=0.1)
+    stage.until(lambda: bool(stage.supervisor.fleet.workers[number].unhealthy))
+    assert stage.supervisor.fleet.workers[number].life.ready_at == stage.host.now()
+
+
+def test_a_new_worker_that_is_no_good_makes_room_for_another_and_the_old_one_stays() -> None:
+    stage = serving(bake_s=1.0)
+    until_rolling(stage)
+    turns_unhealthy_as_soon_as_it_is_ready(stage, 6)
+    stage.turn()
+    assert not stage.said_with("reload complete")
+    assert [worker.generation for worker in stage.host.serving()] == [2, 2, 1]
+    assert stage.host.drained[-1] == (6, True)
+    stage.until(lambda: bool(stage.said_with("reload complete")))
+    stage.until(stage.full)
+    assert stage.generations_serving() == {2}
+
+
+def test_of_two_that_are_unhealthy_the_first_stays_until_there_is_a_better_one() -> None:
+    stage = serving()
+    stage.host.change_health(2, "/healthz answered 500")
+    turns_unhealthy_as_soon_as_it_is_ready(stage, 4)
+    stage.until(lambda: bool(stage.host.drained))
+    assert stage.host.drained == [(4, True)]
+    stage.until(stage.full)
+    assert stage.host.drained == [(4, True), (2, True)]

@@ -7,6 +7,7 @@ from asgi_supervise.policy.wording import (
     guilty_frame,
     how_it_died,
     where_it_hangs,
+    with_traceback,
     without_our_start,
 )
 
@@ -38,7 +39,7 @@ def test_complaints_without_end_do_not_fill_the_memory() -> None:
     complaints = Complaints()
     for number in range(1000):
         complaints.word("x" * number, "")
-    assert len(complaints._told) <= Complaints.MOST
+        assert len(complaints._told) <= Complaints.MOST
 
 
 DUMP = """\
@@ -89,6 +90,7 @@ def test_how_the_process_was_started_is_left_out_of_stacks() -> None:
         (DUMP, "R", "at /srv/app/views.py:41 in report"),
         (DUMP, "T", "at /srv/app/views.py:41 in report"),
         ("", "T", "because it was stopped (SIGSTOP, or a debugger)"),
+        ("", "t", "because it was stopped (SIGSTOP, or a debugger)"),
         ("", "D", "in the kernel (uninterruptible wait)"),
         ("", "S", "at an unknown place (it wrote no stack)"),
         ("", "", "at an unknown place (it wrote no stack)"),
@@ -108,3 +110,9 @@ def test_whose_work_a_death_was() -> None:
     assert how_it_died(-11, stacks=DUMP) == (
         "crashed in native code (SIGSEGV) at /srv/app/views.py:41 in report"
     )
+
+
+@pytest.mark.parametrize("blank", ["", "\n", "  \n"])
+def test_no_line_is_left_blank_for_a_traceback_that_is_not_there(blank: str) -> None:
+    assert with_traceback("it hangs", blank) == "it hangs"
+    assert with_traceback("it hangs", f"  File x\n{blank}") == "it hangs\n  File x"

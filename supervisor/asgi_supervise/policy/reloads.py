@@ -134,9 +134,7 @@ class Reloads:
             return
         canary = self._fleet.workers.get(current.canary or 0)
         if canary is None or canary.life.phase is not Phase.READY:
-            current.baked_at = (
-                math.inf
-            )  # it leaves or is aborted, and its end will tell
+            current.baked_at = math.inf  # it leaves or is aborted, and its end will tell
             return
         hangs_s = stuck_s(canary.number)
         if hangs_s is None:

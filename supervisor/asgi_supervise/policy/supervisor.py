@@ -131,12 +131,18 @@ class Supervisor:
     # --- what follows --------------------------------------------------------------------------
 
     def _turn_over(self, now: float) -> None:
-        """Retire those whose replacement is ready, and replacements of those that recovered."""
+        """Retire those whose replacement is ready, and replacements that are not needed or no good.
+
+        A slot of which none is fresh keeps one, or there would be no room for a fresh one.
+        """
         if self.service is not Service.SERVING:
             return
         for slot in sizing.slots_wanted(self.rules):
             fresh, stale = self._fresh_and_stale(slot)
             ready = [worker for worker in fresh if worker.life.phase is Phase.READY]
+            if not fresh:
+                ready = [worker for worker in stale if worker.life.phase is Phase.READY]
+                ready.sort(key=lambda worker: bool(worker.unhealthy))
             if ready:
                 for worker in (*stale, *fresh):
                     if worker is not ready[0]:
