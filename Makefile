@@ -10,7 +10,7 @@ JOBS ?= logical
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format reference bench autobahn mutants clean
+.PHONY: help demo test check format reference bench autobahn mutants chaos clean
 
 help:
 	@echo 'make demo       serve the demo application on four workers'
