@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import selectors
 import signal
@@ -209,6 +210,9 @@ class PosixHost:
 
     def _fork_template(self, child: Child, theirs: socket.socket, blueprint: Blueprint) -> int:
         template.flush_streams()
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()  # else the template's own collections write to, and so copy, all that is here
         with signals.blocked():
             with attempting("fork"):
                 pid = os.fork()

@@ -142,12 +142,16 @@ class Template:
             os.chdir(self.blueprint.directory)  # not to where we are: that may be forbidden by now
         module, _, name = self.blueprint.run_worker.partition(":")
         run_worker: RunWorker = getattr(importlib.import_module(module), name)
+        if self.blueprint.settings.loop != "asyncio":
+            _import("uvloop")
         if self.blueprint.umask is not None:
             os.umask(self.blueprint.umask)
         if self.blueprint.identity is not None:
             privileges.take_on(self.blueprint.identity)
         if self.blueprint.preload:
             self.load_application()
+            if "anyio" in sys.modules:  # which imports the rest of itself with the first request
+                _import("anyio._backends._asyncio")
         gc.collect()
         gc.freeze()  # a collection in a worker would write to, and so copy, every shared page
         return run_worker
@@ -328,6 +332,14 @@ def live(
         traceback.print_exc()
     finally:
         _leave(status)
+
+
+def _import(name: str) -> None:
+    """What every worker would import for itself later, shared; where it is missing it is not ours
+    to say.
+    """
+    with contextlib.suppress(ImportError):
+        importlib.import_module(name)
 
 
 def _boot_failure(error: Exception) -> BootFailed:
