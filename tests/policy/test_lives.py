@@ -11,6 +11,7 @@ from asgi_supervise.policy.fleet import Fleet, Template, Worker
 from asgi_supervise.policy.health import Rules
 from asgi_supervise.policy.lifecycle import Change, Phase
 from asgi_supervise.policy.lives import Lives, Member
+from asgi_supervise.policy.supervisor import Supervisor
 from asgi_supervise.policy.wording import Journal
 from tests.policy.stage import Stage
 
@@ -177,3 +178,33 @@ def test_one_that_is_ready_when_it_is_to_leave_is_not_served_by() -> None:
     stage.until(stage.done)
     assert not stage.said_with("worker slot=0", " ready")
     assert not stage.supervisor.deaths.served
+
+
+def asked_for() -> Supervisor:
+    """A supervisor that has asked for its only worker and heard nothing of it."""
+    supervisor = Supervisor(Rules(workers=1), lambda: 0.0)
+    supervisor.decide(NOW)
+    for event in (v.TemplateForked(1, 41), v.TemplateBecameReady(1)):
+        supervisor.observe(event, NOW)
+    assert v.SpawnWorker(1, 0, 0, 1) in supervisor.decide(NOW)
+    return supervisor
+
+
+@pytest.mark.parametrize(
+    ("intent", "act", "within_s"),
+    [(v.Intent.STOP, v.TerminateWorker(1), 30.0), (v.Intent.QUIT, v.KillWorker(1), 1.0)],
+)
+def test_one_that_turns_up_when_all_were_told_to_leave(
+    intent: v.Intent, act: v.Act, within_s: float
+) -> None:
+    supervisor = asked_for()
+    supervisor.observe(v.Asked(intent, "test"), NOW)
+    supervisor.decide(NOW)
+    supervisor.observe(v.WorkerForked(1, 42), NOW)
+    assert act in supervisor.decide(NOW)
+    assert supervisor.deadline() == NOW + within_s
+    supervisor.observe(v.WorkerExited(1, -15), NOW)
+    supervisor.observe(v.TemplateExited(1, 0), NOW)
+    supervisor.decide(NOW)
+    assert supervisor.done
+    assert (supervisor.verdict, supervisor.deaths.crashes) == (0, 0)
