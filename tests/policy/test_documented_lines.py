@@ -342,10 +342,11 @@ def hangs() -> Iterator[Stage]:
     until_said(stage, "more like it")
     stage.host.hang(worker)
     yield until_said(stage, "was killed by SIGABRT")
-    for state in ("T", "D", "S"):
+    header = "Current thread 0x00007f (most recent call first):\n"
+    for state, dump in (("T", ""), ("D", ""), ("S", ""), ("R", header)):
         stage = full()
-        read = lambda generation, worker, state=state, stage=stage: stage.host.happens(  # noqa: E731
-            v.StacksRead(generation, worker, "", state)
+        read = lambda generation, worker, state=state, dump=dump, stage=stage: stage.host.happens(  # noqa: E731
+            v.StacksRead(generation, worker, dump, state)
         )
         stage.host.read_stacks = read  # type: ignore[method-assign]
         stage.host.hang(stage.host.in_slot(0))

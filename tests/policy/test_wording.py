@@ -89,6 +89,11 @@ def test_how_the_process_was_started_is_left_out_of_stacks() -> None:
     [
         (DUMP, "R", "at /srv/app/views.py:41 in report"),
         (DUMP, "T", "at /srv/app/views.py:41 in report"),
+        (
+            DUMP[DUMP.index("Current") : DUMP.index("  File", DUMP.index("Current"))],
+            "R",
+            "outside the application (has it too little processor time?)",
+        ),
         ("", "T", "because it was stopped (SIGSTOP, or a debugger)"),
         ("", "t", "because it was stopped (SIGSTOP, or a debugger)"),
         ("", "D", "in the kernel (uninterruptible wait)"),

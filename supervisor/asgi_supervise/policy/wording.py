@@ -102,6 +102,8 @@ def where_it_hangs(stacks: str, state: str) -> str:
             return "because it was stopped (SIGSTOP, or a debugger)"
         case "D":
             return "in the kernel (uninterruptible wait)"
+        case _ if stacks:
+            return "outside the application (has it too little processor time?)"
         case _:
             return "at an unknown place (it wrote no stack)"
 
