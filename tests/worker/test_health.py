@@ -96,8 +96,9 @@ def test_other_ways_to_fail(run: Run) -> None:
     assert reason_of(run, no_application) == "GET /healthz raised TypeError: nothing here"
 
 
-def test_what_hangs_is_cancelled(run: Run) -> None:
+def test_what_hangs_is_cancelled_and_seen(run: Run) -> None:
     story = []
+    seen = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -105,8 +106,16 @@ def test_what_hangs_is_cancelled(run: Run) -> None:
         finally:
             story.append("cancelled")
 
-    assert reason_of(run, app, 0.05) == "GET /healthz gave no answer within 0.05 s"
+    async def test() -> None:
+        async with Arena(app, health_path="/healthz") as arena:
+            seen.append(await health_of(arena).check(0.05))
+
+    run(test())
     assert story == ["cancelled"]
+    ((reason, where),) = seen
+    assert reason == "GET /healthz gave no answer within 0.05 s"
+    assert "await asyncio.Event().wait()" in where
+    assert "asgi_worker" not in where
 
 
 def test_who_waits_for_the_end_is_told(run: Run) -> None:
@@ -270,7 +279,7 @@ def test_a_start_without_success_says_why(run: Run) -> None:
             with pytest.raises(BootError) as caught:
                 await health_of(arena).startup(0.7)
             assert caught.value.reason == (
-                "the application is not healthy after 0.7 s: "
+                "the application did not get healthy within 0.7 s: "
                 "GET /ready raised LookupError: no database (see --health-path)"
             )
             assert "test_health.py" in caught.value.traceback

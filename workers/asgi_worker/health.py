@@ -90,10 +90,10 @@ class Health:
             verdict = await self.check(min(self._timeout_s, left_s))
             if not verdict.reason:
                 return
-            if loop.time() + RETRY_S > deadline:
+            if loop.time() + 2 * RETRY_S > deadline:  # to be asked again takes its time, too
                 raise BootError(
-                    f"the application is not healthy after {timeout_s:.3g} s: {verdict.reason} "
-                    "(see --health-path)",
+                    f"the application did not get healthy within {timeout_s:.3g} s: "
+                    f"{verdict.reason} (see --health-path)",
                     verdict.traceback,
                 )
             if verdict.reason != last:

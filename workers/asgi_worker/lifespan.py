@@ -19,6 +19,7 @@ import asyncio
 import gc
 import inspect
 import logging
+import os
 import traceback
 from types import FrameType
 from typing import Any
@@ -36,6 +37,7 @@ LAST_WORDS_S = 1.0
 """How long the application may take to return once it has said its last, or was cancelled."""
 
 DEEPEST_WAIT = 100
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 log = logging.getLogger("asgi_worker.lifespan")
 
@@ -241,7 +243,7 @@ def waits_at(task: asyncio.Task[Any]) -> str:
             if hasattr(waiting, suspended):
                 frame = getattr(waiting, f"{kind}_frame", None)
                 waiting = getattr(waiting, suspended)
-                if frame is not None and frame.f_code.co_filename != __file__:
+                if frame is not None and not frame.f_code.co_filename.startswith(_OURS):
                     frames.append((frame, frame.f_lineno))
                 break
         else:
