@@ -6,15 +6,19 @@ waits; a service that stops refuses new connections once its sockets are closed.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 
+import psutil
 import pytest
 
 from tests.process.loaded import FULL, kill, spend, stopped, under_load
-from tests.process.service import until
+from tests.process.service import Service, connected, until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+REQUEST = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
 
 
 def test_a_killed_worker_cuts_only_its_own_connections() -> None:
@@ -65,3 +69,23 @@ def test_the_template_is_killed() -> None:
         until(lambda: service.template() != template, "there is a new template")
         spend(0.5)
         assert crowd.stop().lost == 0
+
+
+def test_what_was_sent_to_a_stopped_worker_is_answered_though_its_time_is_over() -> None:
+    """It was leaving, and woke up when it should have been gone, but had not been killed yet."""
+    words = ["-w", "1", "--bake-time", "0.1", "--graceful-timeout", "8", "--shutdown-reserve", "4"]
+    with Service(*words) as service, contextlib.ExitStack() as stack:
+        address = service.serving()
+        leaving = service.workers()[0]
+        clients = [stack.enter_context(connected(address)) for _ in range(10)]
+        for client in clients:
+            client.sendall(REQUEST)
+            assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
+        service.hang_up()
+        until(lambda: "(draining)" in " ".join(psutil.Process(leaving).cmdline()), "it leaves")
+        with stopped(leaving):
+            for client in clients:
+                client.sendall(REQUEST)
+            spend(4.5)
+        assert [client.recv(4096)[:13] for client in clients] == [b"HTTP/1.1 200 "] * 10
+        service.wait_line("reload complete")

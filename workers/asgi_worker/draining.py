@@ -27,6 +27,10 @@ SETTLE_S: Final = 0.05  # how often it is looked whether all requests have ended
 NOTICE_S: Final = 2.0
 """Applications are told that their clients are gone so long before they are cancelled, at most."""
 CANCEL_S: Final = 0.5  # for a cancelled application to end
+HELD_S: Final = 0.5
+"""A loop that did not turn for so long hung, or the process was stopped …"""
+READ_S: Final = 0.1
+"""… and this is for reading what clients have sent meanwhile, even if the time is over by then."""
 
 log = logging.getLogger("asgi_worker")
 
@@ -41,6 +45,7 @@ class Draining:
         self._budget_s = budget_s
         self._deadline = server.loop.time() + budget_s
         self._all_gone: asyncio.Future[None] | None = None
+        self._looked_at = server.loop.time()
 
     def hasten(self, budget_s: float) -> None:
         """End within ``budget_s`` from now, if that is sooner."""
@@ -111,6 +116,9 @@ class Draining:
         """Wait until no connection and no task is left; whether that came in time."""
         server = self._server
         while server.connections or server.tasks:
+            if self._loop.time() - self._looked_at > HELD_S:
+                await asyncio.sleep(READ_S)
+            self._looked_at = self._loop.time()
             left_s = self._left_s(notice=notice)
             if left_s <= 0:
                 return False
