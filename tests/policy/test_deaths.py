@@ -11,6 +11,7 @@ from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.deaths import Deaths
 from asgi_supervise.policy.fleet import Fleet
 from asgi_supervise.policy.health import Rules
+from asgi_supervise.policy.supervisor import Supervisor
 from asgi_supervise.policy.wording import Journal, how_it_died
 from tests.host.fake import FakeTemplate, Script
 from tests.policy.stage import Stage
@@ -123,3 +124,108 @@ def test_what_dies_of_something_else_before_our_kill_arrives_is_called_so() -> N
     assert how_it_died(-11, killed_by_us=True) == "crashed in native code (SIGSEGV)"
     assert how_it_died(-15, killed_by_us=True) == "was killed by SIGTERM"
     assert how_it_died(0, killed_by_us=True) == "exited with status 0"
+
+
+def test_an_end_that_was_wanted_is_no_death() -> None:
+    stage = serving()
+    stage.reload()
+    stage.until(stage.full)
+    stage.host.generation_scripts[3] = Script.BOOT_FAILS
+    stage.reload()
+    stage.until(lambda: list(stage.host.templates) == [2])
+    deaths = stage.supervisor.deaths
+    assert (deaths.crashes, deaths.template_not_before()) == (0, -math.inf)
+    assert deaths.hopeless(Rules(workers=1, max_restarts=1), stage.host.now()) == ""
+    assert not stage.said_with("warning:")
+
+
+def test_why_a_template_cannot_start_is_told() -> None:
+    stage = Stage(preload=True)
+    stage.host.template_script = Script.BOOT_FAILS
+    stage.until(stage.done)
+    line = "error: template gen=1 pid=100 cannot start: no such module\nTraceback: template"
+    assert stage.said_with("error: template") == [line]
+
+
+CRASH = """\
+Fatal Python error: Segmentation fault
+
+Current thread 0x00007f02 (most recent call first):
+  File "/srv/app/views.py", line 41 in report
+  File "/opt/workers/asgi_worker/server.py", line 50 in _task
+"""
+OUR_START = '  File "/opt/workers/asgi_worker/main.py", line 117 in run\n'
+
+
+def happens_to_all(stage: Stage, of_worker: v.WorkerExited, of_template: v.TemplateExited) -> None:
+    """Worker 1 and template 1 end as told."""
+    del stage.host.workers[of_worker.worker], stage.host.templates[of_template.generation]
+    stage.host.happens(of_worker)
+    stage.host.happens(of_template)
+    for _ in range(2):
+        stage.turn()
+
+
+def test_a_crash_in_native_code_is_told_with_its_line_and_stack() -> None:
+    stage = serving()
+    stacks = CRASH + OUR_START
+    happens_to_all(
+        stage,
+        v.WorkerExited(1, -11, stacks=stacks),
+        v.TemplateExited(1, -11, stacks=stacks),
+    )
+    how = "crashed in native code (SIGSEGV) at /srv/app/views.py:41 in report"
+    assert stage.said_with("warning:") == [
+        f"warning: worker slot=0 gen=1 pid=101 {how} after 60.0 s; replacing it\n{CRASH.rstrip()}",
+        f"warning: template gen=1 pid=100 {how}; its workers go on\n{CRASH.rstrip()}",
+    ]
+    stage.until(stage.full)
+
+
+def test_that_memory_ran_out_is_told() -> None:
+    stage = serving()
+    happens_to_all(
+        stage,
+        v.WorkerExited(1, -9, out_of_memory=True),
+        v.TemplateExited(1, -9, out_of_memory=True),
+    )
+    how = "was killed by the kernel, because memory ran out (SIGKILL)"
+    assert stage.said_with("warning:") == [
+        f"warning: worker slot=0 gen=1 pid=101 {how} after 60.0 s; replacing it",
+        f"warning: template gen=1 pid=100 {how}; its workers go on",
+    ]
+    stage.until(stage.full)
+
+
+def test_a_crash_before_it_was_ready_is_told_with_its_stack() -> None:
+    stage = serving()
+    stage.host.generation_scripts[2] = stage.host.generation_scripts[1] = Script.HANGS
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: 4 in stage.host.workers)
+    del stage.host.workers[4]
+    stage.host.happens(v.WorkerExited(4, -11, stacks=CRASH + OUR_START))
+    stage.until(lambda: bool(stage.said_with("reload failed")))
+    (line,) = stage.said_with("reload failed")
+    how = "crashed in native code (SIGSEGV) at /srv/app/views.py:41 in report before it was ready"
+    assert line.endswith(f"worker slot=0 gen=2 pid=105 {how}\n{CRASH.rstrip()}")
+
+
+def test_a_template_of_which_nothing_is_heard_is_given_up_and_asked_for_again() -> None:
+    supervisor = Supervisor(Rules(workers=1, startup_timeout_s=10.0), lambda: 1.0)
+    assert supervisor.decide(100.0) == [v.StartTemplate(1)]
+    assert supervisor.deadline() == 110.0
+    assert supervisor.decide(110.0) == [
+        v.Say("error", "cannot fork template gen=1 pid=-: [BUG] it was not asked for")
+    ]
+    assert supervisor.deadline() == 110.5
+    assert supervisor.decide(110.5) == [v.StartTemplate(1)]
+
+
+def test_one_of_which_nothing_is_heard_does_not_keep_the_service_from_its_end() -> None:
+    supervisor = Supervisor(Rules(workers=1, graceful_timeout_s=5.0), lambda: 1.0)
+    supervisor.decide(100.0)
+    supervisor.observe(v.Asked(v.Intent.STOP, "test"), 101.0)
+    supervisor.decide(101.0)
+    assert supervisor.deadline() == 108.0
+    supervisor.decide(108.0)
+    assert supervisor.done
