@@ -93,6 +93,8 @@ class FakeHost:
         """SIGKILLs until a process ends; more than one is a process stuck in the kernel."""
         self.listening = True
         self.closed = False
+        self.resting = False
+        """No worker has a connection."""
         self.passed_on: list[Mapping[int, int]] = []
         self.most_workers = 0
         """So many existed at a time."""
@@ -206,7 +208,7 @@ class FakeHost:
             for number, child in self.workers.items()
             if child.ready
         }
-        self.happens(v.PromisesSeen(promises))
+        self.happens(v.PromisesSeen(promises, self.resting))
 
     def dump_stacks(self, generation: int, worker: int | None) -> None:
         child: FakeWorker | FakeTemplate | None = (

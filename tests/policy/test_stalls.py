@@ -308,3 +308,46 @@ def test_the_loop_s_thread_is_guilty_wherever_it_stands() -> None:
     for dump in (loop + "\n" + other, other + "\n" + loop):
         assert guilty_frame(dump) == "/srv/a.py:1 in f"
     assert guilty_frame(other) == "/srv/b.py:2 in g"
+
+
+def test_while_all_rest_it_looks_seldom_until_one_wakes() -> None:
+    stalls = Stalls()
+    stalls.rest()
+    stalls.wake(99.0)
+    assert stalls.deadline() == math.inf, "nobody is watched"
+    stalls.schedule(True, RULES, 100.0)
+    assert stalls.looks(100.0)
+    stalls.rest()
+    assert stalls.deadline() == 101.0
+    assert stalls.looks(101.0)
+    assert not stalls.late
+    stalls.rest()
+    stalls.wake(101.1)
+    assert stalls.deadline() == 101.35
+    stalls.wake(101.9)
+    assert stalls.deadline() == 101.35, "it is as soon as it was"
+
+
+def test_one_that_hangs_is_looked_at_often_though_the_others_rest() -> None:
+    stalls = looking(100.0)
+    judge(stalls, {1: 99.9}, 100.0)
+    stalls.rest()
+    assert stalls.deadline() == 100.25
+
+
+def test_a_resting_fleet_costs_a_look_a_second_and_hangs_are_still_told() -> None:
+    stage = Stage(workers=2)
+    stage.until(stage.full)
+    stage.host.resting = True
+    stage.turn()
+    before = len([act for act in stage.acts if isinstance(act, v.LookAtPromises)])
+    end = stage.host.now() + 10
+    stage.until(lambda: stage.host.now() >= end)
+    looks = len([act for act in stage.acts if isinstance(act, v.LookAtPromises)]) - before
+    assert 10 <= looks <= 12
+    stage.host.hang(stage.host.in_slot(0))
+    stage.host.happens(v.WorkerAwoke(1))
+    stage.host.resting = False
+    began = stage.host.now()
+    stage.until(lambda: bool(stage.said_with("is stuck")))
+    assert stage.host.now() - began < 1.0

@@ -165,6 +165,12 @@ class Unhealthy(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
+class Awake(msgspec.Struct, frozen=True, tag=True):
+    """Worker to master: it was resting, and has a connection now. It promises more often from here
+    on, so the master looks more often.
+    """
+
+
 class Healthy(msgspec.Struct, frozen=True, tag=True):
     """Worker to master, after *Unhealthy*: ``health_path`` is answered again."""
 
@@ -181,6 +187,7 @@ Message = (
     | Reopen
     | Unhealthy
     | Healthy
+    | Awake
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -25,11 +25,13 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import setproctitle
 
-from asgi_worker import contract
+from asgi_worker import channel as channels
+from asgi_worker import contract, loggers
 from asgi_worker.access_log import AccessLog
 from asgi_worker.application import BootError, load
 from asgi_worker.contract import (
     STACKS_SIGNAL,
+    Awake,
     BootFailed,
     Drain,
     Exit,
@@ -47,10 +49,6 @@ if TYPE_CHECKING:
     from asgi_worker.contract import WorkerSettings
     from asgi_worker.scoreboard import Scoreboard
 
-STDERR = 2
-"""It and the two before it are also for the programs that the application starts."""
-MOST_FILES = 16
-"""Descriptors that a message may carry."""
 LAST_WORDS_S = 2.0
 """How much of the time for starting is kept for telling the master why it was not enough."""
 MASTERS_WORD_S = 0.25
@@ -105,6 +103,7 @@ def run(  # noqa: PLR0913 – all that a forked process is given
         preloaded = app is not None
         if app is None:  # before the loop runs: applications may use one of their own to get ready
             app = load(settings)
+            loggers.keep_on()
         worker = _Worker(
             settings,
             loop=loop,
@@ -204,6 +203,7 @@ class _Worker:
             state=lifespan.state,
             access_log=self.access_log,
         )
+        server.tell_awake = lambda: self._tell(Awake())
         try:
             if settings.health_path is not None:
                 self.health = Health(app, server, self._tell)
@@ -224,6 +224,7 @@ class _Worker:
 
     async def _serve_until_told(self, server: Server) -> None:
         self.server = server
+        loggers.keep_on()  # lifespan startup is another place where logging is configured
         if self.withdrawn:
             self._withdraw()
         if self.freeze:
@@ -269,26 +270,21 @@ class _Worker:
 
     def _read(self) -> None:
         """A datagram from the master, or end-of-file because there is none any more."""
-        files: list[int] = []
         try:
-            datagram, files, _, _ = socket.recv_fds(
-                self.channel, contract.LONGEST_MESSAGE_BYTES, MOST_FILES, socket.MSG_CMSG_CLOEXEC
-            )
+            datagram, files = channels.receive(self.channel)
         except BlockingIOError:
             return
         except OSError:
-            datagram = b""
-        try:
-            if datagram:
-                self._obey(contract.decode(datagram), files)
-            else:
+            datagram, files = b"", []
+        with channels.closing(files):
+            if not datagram:
                 self.loop.remove_reader(self.channel)
                 self._stop("the master is gone")
-        except msgspec.DecodeError as error:
-            log.warning("a message of the master is not understood, and ignored: %s", error)
-        finally:
-            for file in files:
-                os.close(file)
+                return
+            try:
+                self._obey(contract.decode(datagram), files)
+            except msgspec.DecodeError as error:
+                log.warning("a message of the master is not understood, and ignored: %s", error)
 
     def _obey(self, message: contract.Message, files: list[int]) -> None:
         match message:
@@ -296,21 +292,20 @@ class _Worker:
                 self._drain(message)
             case Withdraw():
                 self._withdraw()
-            case Reopen(targets):
-                self._reopen(targets, files)
+            case Reopen():
+                self._reopen(message, files)
             case _:
                 log.warning("a message of the master is not for workers: %r", message)
 
-    def _reopen(self, targets: tuple[int, ...], files: list[int]) -> None:
-        if len(targets) != len(files):
+    def _reopen(self, message: Reopen, files: list[int]) -> None:
+        if len(message.targets) != len(files):
             log.error(
                 "cannot reopen log files: %d descriptors came for %d; the old ones stay in use",
                 len(files),
-                len(targets),
+                len(message.targets),
             )
             return
-        for target, file in zip(targets, files, strict=True):
-            os.dup2(file, target, inheritable=target <= STDERR)
+        channels.put_in_place(message, files)
         if self.access_log is not None:
             self.access_log.reopened()
 

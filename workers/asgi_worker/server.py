@@ -96,6 +96,8 @@ class Server:
         self.loop = loop
         self.board = board
         self.access_log = access_log
+        self.tell_awake: Callable[[], object] = bool
+        """Called when the first connection comes after a rest."""
         self.log = logging.getLogger("asgi_worker")
         self.connections: set[Connection] = set()
         self.tasks: set[asyncio.Task[Any]] = set()

@@ -63,6 +63,7 @@ class Ticker:
             self._timer.cancel()
             self._due_ns = time.monotonic_ns()
             self._tick(woken=True)
+            self._server.tell_awake()
 
     def stop(self) -> None:
         """Tick no more, and promise nothing: the worker is about to exit."""

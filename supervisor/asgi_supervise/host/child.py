@@ -18,7 +18,8 @@ from typing import Self
 
 import msgspec
 
-from asgi_supervise.host import channel, children, stacks
+from asgi_supervise.host import children, stacks
+from asgi_worker import channel
 from asgi_worker.contract import Message, decode, encode
 
 

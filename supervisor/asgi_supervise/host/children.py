@@ -15,7 +15,8 @@ import warnings
 from collections.abc import Callable
 from typing import NoReturn
 
-from asgi_supervise.host import channel, signals
+from asgi_supervise.host import signals
+from asgi_worker import channel
 
 GO_ON = b"go"
 """What a process forked by :func:`fork_twice` waits for."""

@@ -24,6 +24,7 @@ from asgi_supervise.host.template import Blueprint
 from asgi_supervise.policy import vocabulary as v
 from asgi_worker.contract import (
     STACKS_SIGNAL,
+    Awake,
     BootFailed,
     Drain,
     Exit,
@@ -167,10 +168,13 @@ class PosixHost:
 
     def look_at_promises(self) -> None:
         promises = {}
+        resting = True
         for worker, child in self._workers.items():
-            if promise_ns := self._scoreboard.writer(child.seat)[Word.PROMISE_NS]:
+            words = self._scoreboard.writer(child.seat)
+            if promise_ns := words[Word.PROMISE_NS]:
                 promises[worker] = promise_ns / 1e9
-        self._happened.append(v.PromisesSeen(promises))
+                resting = resting and words[Word.CONNECTIONS] == words[Word.IN_FLIGHT] == 0
+        self._happened.append(v.PromisesSeen(promises, resting))
 
     def dump_stacks(self, generation: int, worker: int | None) -> None:
         if child := self._child(generation, worker):
@@ -298,6 +302,8 @@ class PosixHost:
                     self._happened.append(v.WorkerTurnedUnhealthy(worker, reason))
                 case Healthy():
                     self._happened.append(v.WorkerTurnedHealthy(worker))
+                case Awake():
+                    self._happened.append(v.WorkerAwoke(worker))
                 case _:
                     self._happened.append(v.MessageUnreadable(sender, _what_is_wrong(message)))
 

@@ -36,9 +36,9 @@ from typing import NoReturn, Protocol
 import msgspec
 from setproctitle import setproctitle
 
-from asgi_supervise.host import channel as channels
 from asgi_supervise.host import children, logs, preload, privileges, signals
 from asgi_supervise.host.sockets import Listeners
+from asgi_worker import channel as channels
 from asgi_worker.contract import (
     BootFailed,
     Exit,
@@ -158,6 +158,7 @@ class Template:
 
     def load_application(self) -> None:
         """Import the application; say what of it will not reach the workers."""
+        from asgi_worker import loggers
         from asgi_worker.application import load
 
         settings = self.blueprint.settings
@@ -170,9 +171,7 @@ class Template:
             self.app = load(settings)
         finally:
             children.outlive_parent()
-        for name in ("asgi_supervise", "asgi_worker"):
-            # An application that configures logging switches off, by default, all who are there.
-            logging.getLogger(name).disabled = False
+        loggers.keep_on()
         gc.collect()  # what is garbage need not be closed by anybody
         if remains := preload.remains(before):
             log.warning("%s", preload.warning(settings.app, remains))

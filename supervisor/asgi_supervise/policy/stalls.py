@@ -16,7 +16,9 @@ from dataclasses import dataclass, field
 from asgi_supervise.policy.health import Rules
 
 LOOK_S = 0.25
-"""How often the master compares promises with the time."""
+"""How often the master compares promises with the time …"""
+REST_LOOK_S = 1.0
+"""… and while all workers rest: looking would cost more than all they do."""
 DUMP_S = 0.2
 """What a process has to write its stacks; it needs milliseconds."""
 ANSWER_S = 1.0
@@ -66,6 +68,8 @@ class Stalls:
     next_look: float = math.inf
     gap_s: float = 0.0
     """Between the last two looks."""
+    late: bool = False
+    """The last look was much later than it should have been."""
     stuck: dict[int, Stall] = field(default_factory=dict)
     inquiries: dict[Key, Inquiry] = field(default_factory=dict)
     _last_reports: dict[str, tuple[float, int]] = field(default_factory=dict)
@@ -82,16 +86,26 @@ class Stalls:
         """Whether the master is to look now; asked once, it is noted that it does."""
         if self.next_look > now:
             return False
+        self.late = now - self.next_look > LOOK_S
         self.gap_s, self.looked_at = now - self.looked_at, now
         self.next_look = now + LOOK_S
         return True
+
+    def rest(self) -> None:
+        """All workers rest: look seldom, unless one of them hangs."""
+        if not self.stuck and self.next_look < math.inf:
+            self.next_look = self.looked_at + REST_LOOK_S
+
+    def wake(self, now: float) -> None:
+        """One of them has something to do: look as usual."""
+        if self.next_look < math.inf:
+            self.next_look = min(self.next_look, now + LOOK_S)
 
     def judge(
         self, promises: Mapping[int, float], rules: Rules, now: float
     ) -> Iterator[tuple[int, Stall, Purpose | None]]:
         """Workers of which something is to be said now: why, or (``None``) that they go on."""
-        gap_s = self.gap_s
-        late = gap_s > 2 * LOOK_S
+        gap_s, late = self.gap_s, self.late
         for worker in [one for one in self.stuck if promises.get(one, now) >= now]:
             stall = self.stuck.pop(worker)
             stall.over = True

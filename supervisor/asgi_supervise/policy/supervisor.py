@@ -77,6 +77,8 @@ class Supervisor:
                     self.reloads.fail(reason, "", now)
             case v.PromisesSeen():
                 self._watch.seen(event, self.rules, now)
+            case v.WorkerAwoke():
+                self._watch.woke(now)
             case v.StacksRead():
                 self._watch.read(event, now)
             case v.MessageUnreadable(sender=sender, reason=reason):

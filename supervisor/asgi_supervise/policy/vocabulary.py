@@ -150,13 +150,21 @@ class WorkerTurnedHealthy(msgspec.Struct, frozen=True):
     worker: int
 
 
+class WorkerAwoke(msgspec.Struct, frozen=True):
+    """It was resting, and has a connection now."""
+
+    worker: int
+
+
 class PromisesSeen(msgspec.Struct, frozen=True):
     """The time by which the loop of each worker has promised to turn again.
 
-    Workers that have promised nothing (not ready yet) are missing.
+    Workers that have promised nothing (not ready yet) are missing. ``resting``: none of them has a
+    connection, or anything running; the first that gets one says so (*WorkerAwoke*).
     """
 
     promises: Mapping[int, float]
+    resting: bool
 
 
 class StacksRead(msgspec.Struct, frozen=True):
@@ -197,6 +205,7 @@ Event = (
     | SettingsRefused
     | TemplateEvent
     | WorkerEvent
+    | WorkerAwoke
     | PromisesSeen
     | StacksRead
     | MessageUnreadable

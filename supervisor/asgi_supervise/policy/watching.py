@@ -58,6 +58,12 @@ class Watch:
                 self._journal.say("info", text)
             else:
                 self._ask(worker, purpose, stall, now)
+        if event.resting:
+            self._stalls.rest()
+
+    def woke(self, now: float) -> None:
+        """A worker has something to do after all had nothing."""
+        self._stalls.wake(now)
 
     def stuck_s(self, worker: int) -> float | None:
         """How long the loop of ``worker`` hangs by now; ``None`` if it turns."""

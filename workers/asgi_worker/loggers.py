@@ -1,0 +1,18 @@
+"""Our loggers, which an application that configures logging switches off by default."""
+
+from __future__ import annotations
+
+import logging
+
+OURS = ("asgi_supervise", "asgi_worker")
+
+
+def keep_on() -> None:
+    """To be called after code of the application ran that may have configured logging.
+
+    ``logging.config`` disables every logger there is, unless told not to
+    (``disable_existing_loggers``); what we have to say of the application is not its to switch off.
+    """
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.partition(".")[0] in OURS:
+            logger.disabled = False
