@@ -13,6 +13,7 @@ from asgi_supervise.policy.lifecycle import Change, Phase
 from asgi_supervise.policy.lives import Lives, Member
 from asgi_supervise.policy.supervisor import Supervisor
 from asgi_supervise.policy.wording import Journal
+from tests.host.fake import Script
 from tests.policy.stage import Stage
 
 RULES = {
@@ -208,3 +209,18 @@ def test_one_that_turns_up_when_all_were_told_to_leave(
     supervisor.decide(NOW)
     assert supervisor.done
     assert (supervisor.verdict, supervisor.deaths.crashes) == (0, 0)
+
+
+def test_why_everything_ends_is_told() -> None:
+    stage = Stage(workers=1, shutdown_delay_s=5.0)
+    stage.until(stage.full)
+    stage.stop()
+    assert stage.said_with("stopping")[1:] == [
+        "info: stopping (shutdown-delay is over): workers have 30 s to finish"
+    ]
+    stage = Stage(workers=1)
+    stage.script(Script.BOOT_FAILS)
+    stage.until(stage.done)
+    assert stage.said_with("stopping") == [
+        "error: stopping at once: the application cannot start",
+    ]

@@ -49,7 +49,8 @@ def test_a_canary_that_hangs_for_ever_is_given_as_long_as_a_start() -> None:
     began = stage.host.now()
     stage.reload()
     assert 20 < stage.host.now() - began < 22
-    assert stage.said_with("error: reload failed", "the loop of its first worker is stuck for 20.")
+    (line,) = stage.said_with("error: reload failed")
+    assert line.endswith("the loop of its first worker is stuck for 20.1 s")
     stage.until(lambda: list(stage.host.templates) == [1])
 
 
@@ -295,3 +296,18 @@ def test_of_two_that_are_unhealthy_the_first_stays_until_there_is_a_better_one()
     assert stage.host.drained == [(4, True)]
     stage.until(stage.full)
     assert stage.host.drained == [(4, True), (2, True)]
+
+
+def test_bake_time_ends_although_nothing_happens() -> None:
+    stage = serving(bake_s=7.0, stall_warn_s=None, worker_timeout_s=None)
+    began = stage.host.now()
+    until_rolling(stage)
+    assert 7 < stage.host.now() - began < 8
+
+
+def test_why_settings_were_refused_is_all_that_is_said() -> None:
+    stage = serving()
+    stage.generations.refusal = "workers = x: not a number"
+    stage.reload()
+    (line,) = stage.said_with("reload failed")
+    assert line.endswith(": workers = x: not a number")

@@ -75,6 +75,7 @@ def test_a_stall_grows_by_what_the_master_saw_and_is_told_of_at_each_limit() -> 
     stalls = looking(100.0)
     assert judge(stalls, {1: 99.9, 2: 100.0}, 100.0) == []
     assert stalls.stuck[1].stuck_s == pytest.approx(0.1)
+    assert list(stalls.stuck) == [1], "the other has kept its promise"
     told = []
     for look in range(1, 12):
         now = 100.0 + look * LOOK_S

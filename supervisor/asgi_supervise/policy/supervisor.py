@@ -144,7 +144,6 @@ class Supervisor:
             ready = [worker for worker in fresh if worker.life.phase is Phase.READY]
             if not fresh:
                 ready = [worker for worker in stale if worker.life.phase is Phase.READY]
-                ready.sort(key=lambda worker: bool(worker.unhealthy))
             if ready:
                 for worker in (*stale, *fresh):
                     if worker is not ready[0]:
