@@ -1,31 +1,21 @@
 """``asgi-supervise``: words to settings, settings to the master, its exit status to the shell.
 
-Every option is made from the table of settings and taken as plain text, so that a wrong value on
-the command line is reported like one in a file, together with all others. The master is imported
-only when the settings are known to be good, and asyncio never: what is imported here stays in
-memory as long as the service runs.
-
-``--help`` is written by :mod:`asgi_supervise.settings.reference`: Rich's tables cut long flags
-short where the terminal is narrow, and a flag that cannot be copied is no help.
+The master is imported only when the settings are known to be good, asyncio never, and the words
+are read by a child that ends with that: what is imported here stays in memory as long as the
+service runs, and is inherited by every generation of the application.
 """
 
 from __future__ import annotations
 
-import inspect
+import json
 import os
-import platform
-import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-import typer
-
-from asgi_supervise import __version__
 from asgi_worker.contract import Exit
 
 if TYPE_CHECKING:
-    from asgi_supervise.settings.entry import Entry
     from asgi_supervise.settings.sources import Loaded
 
 PROGRAM = "asgi-supervise"
@@ -36,7 +26,11 @@ def main() -> None:
     refusal = refuse(sys.platform)
     if refusal:
         sys.exit(_say(refusal, Exit.USAGE))
-    _program()(prog_name=PROGRAM)
+
+    from asgi_supervise.host.children import answer_of
+
+    said, status = answer_of(_read_words)
+    sys.exit(_serve(json.loads(said)) if said else status)
 
 
 def refuse(system: str) -> str:
@@ -51,58 +45,21 @@ def refuse(system: str) -> str:
     return ""
 
 
-def _program() -> typer.Typer:
-    """The command with one option for each entry of the table."""
-    from asgi_supervise.settings.schema import TABLE
+def _read_words() -> bytes:
+    """In a child: the words of the command line by field, as JSON; empty after ``--help``.
 
-    def serve(**words: Any) -> None:
-        sys.exit(_serve({name: word for name, word in words.items() if word not in (None, [])}))
+    Leaves by :class:`SystemExit` where something is wrong with them.
+    """
+    from asgi_supervise.words import program
 
-    parameters = [_parameter(entry.field, *_option(entry)) for entry in TABLE]
-    for flags, show in ((("--version",), _show_version), (("--help", "-h"), _show_help)):
-        option = typer.Option(*flags, is_eager=True, expose_value=False, callback=show)
-        parameters.append(_parameter(show.__name__, bool, option))
-    serve.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    serve.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    program = typer.Typer(
-        add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None
-    )
-    program.command(add_help_option=False)(serve)
-    return program
-
-
-def _option(entry: Entry) -> tuple[Any, Any]:
-    """The type that Typer has to read and its option; without a flag, its positional argument."""
-    kind = entry.setting.kind
-    if not entry.flags:
-        return str, typer.Argument(metavar=entry.word.upper())
-    if kind.is_flag:
-        return bool, typer.Option(f"--{entry.word}/--no-{entry.word}")
-    return list[str] if kind.is_list else str, typer.Option(*entry.flags, metavar=kind.metavar)
-
-
-def _parameter(name: str, sort: Any, option: Any) -> inspect.Parameter:
-    return inspect.Parameter(
-        name,
-        inspect.Parameter.KEYWORD_ONLY,
-        default=None,
-        annotation=Annotated[sort | None, option],
-    )
-
-
-def _show_version(asked: bool | None) -> None:
-    if asked:
-        python = f"{platform.python_implementation()} {platform.python_version()}"
-        sys.stdout.write(f"{PROGRAM} {__version__} ({python}, {platform.system()})\n")
-        raise typer.Exit
-
-
-def _show_help(asked: bool | None) -> None:
-    if asked:
-        from asgi_supervise.settings.reference import help_text
-
-        sys.stdout.write(help_text(PROGRAM, min(shutil.get_terminal_size().columns, 100)))
-        raise typer.Exit
+    said: list[bytes] = []
+    command = program(lambda words: said.append(json.dumps(words).encode()))
+    try:
+        command(prog_name=PROGRAM)
+    except SystemExit as end:
+        if end.code:
+            raise
+    return b"".join(said)
 
 
 def _serve(given: dict[str, Any]) -> int:

@@ -239,3 +239,13 @@ def test_workers_run_as_user_and_group(preload: bool) -> None:
 
 def owner(path: str) -> int:
     return Path(path).stat().st_uid
+
+
+def test_the_master_holds_nothing_that_is_the_application_s_to_choose() -> None:
+    """Every generation is forked from it: one with a newer pydantic would get the old."""
+    pytest.importorskip("pydantic_core")
+    with Service() as service:
+        service.serving()
+        maps = Path(f"/proc/{service.process.pid}/maps").read_text()
+    assert "msgspec" in maps
+    assert "pydantic" not in maps

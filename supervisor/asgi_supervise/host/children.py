@@ -11,6 +11,8 @@ import errno
 import os
 import signal
 import socket
+import sys
+import traceback
 import warnings
 from collections.abc import Callable
 from typing import NoReturn
@@ -106,6 +108,42 @@ def _fork() -> int:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*is multi-threaded, use of fork", DeprecationWarning)
         return os.fork()
+
+
+def answer_of(work: Callable[[], bytes]) -> tuple[bytes, int]:
+    """What ``work`` returns in a child, and the child's exit status, as a shell would say it.
+
+    ``work`` may leave by :class:`SystemExit`; the answer is empty then.
+    """
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _answer(work, reader, writer)
+    os.close(writer)
+    with open(reader, "rb") as pipe:
+        answer = pipe.read()
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return answer, status if status >= 0 else 128 - status
+
+
+def _answer(work: Callable[[], bytes], reader: int, writer: int) -> NoReturn:
+    status = 1
+    try:
+        os.close(reader)
+        with open(writer, "wb") as pipe:
+            pipe.write(work())
+        status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else 1
+    except KeyboardInterrupt:
+        status = 128 + signal.SIGINT
+    except BaseException:  # noqa: BLE001 - a child must not return into its parent's code
+        traceback.print_exc()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
 
 
 def send_signal(pidfd: int, number: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import selectors
 import signal
@@ -16,7 +15,7 @@ from contextlib import ExitStack
 
 import msgspec
 
-from asgi_supervise.host import children, signals, stacks, template
+from asgi_supervise.host import children, sharing, signals, stacks, template
 from asgi_supervise.host.cgroup import MemoryKills
 from asgi_supervise.host.child import Child, Refused, attempting
 from asgi_supervise.host.sockets import Listeners
@@ -214,9 +213,7 @@ class PosixHost:
 
     def _fork_template(self, child: Child, theirs: socket.socket, blueprint: Blueprint) -> int:
         template.flush_streams()
-        gc.unfreeze()
-        gc.collect()
-        gc.freeze()  # else the template's own collections write to, and so copy, all that is here
+        sharing.keep()
         with signals.blocked():
             with attempting("fork"):
                 pid = os.fork()

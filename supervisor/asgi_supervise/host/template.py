@@ -36,7 +36,7 @@ from typing import NoReturn, Protocol
 import msgspec
 from setproctitle import setproctitle
 
-from asgi_supervise.host import children, logs, preload, privileges, signals
+from asgi_supervise.host import children, logs, preload, privileges, sharing, signals
 from asgi_supervise.host.sockets import Listeners
 from asgi_worker import channel as channels
 from asgi_worker.contract import (
@@ -152,8 +152,7 @@ class Template:
             self.load_application()
             if "anyio" in sys.modules:  # which imports the rest of itself with the first request
                 _import("anyio._backends._asyncio")
-        gc.collect()
-        gc.freeze()  # a collection in a worker would write to, and so copy, every shared page
+        sharing.keep()
         return run_worker
 
     def load_application(self) -> None:
