@@ -48,7 +48,8 @@ COMPLETE: Final = Phase.COMPLETE
 class Wire(Protocol):
     """Where the response goes: the output half of a connection, or a stream of one."""
 
-    write_paused: bool
+    must_wait: bool
+    """Whether an application that goes on sending has to wait in :meth:`writable` first."""
 
     def respond(self, exchange: Exchange, body: bytes, more: bool) -> None:
         """Write the head and the first piece of the body."""
@@ -66,7 +67,7 @@ class Wire(Protocol):
         """Write the head and the whole file."""
 
     async def writable(self) -> None:
-        """Return when the client has read enough that more may be written, or has gone."""
+        """Return when more may be written, others had a turn, or the client has gone."""
 
 
 class Source(Protocol):
@@ -223,7 +224,7 @@ class Exchange:
                     self.phase = TRAILERS
                 else:
                     self.complete()
-            elif self.wire.write_paused:
+            elif self.wire.must_wait:
                 await self._writable()
         elif kind == "http.response.start":
             if phase == COMPLETE:

@@ -6,6 +6,10 @@ that the application states is enforced: a client would read a wrong one into th
 
 Small pieces of a streamed body are gathered and leave once per turn of the loop in one write; a
 large piece is handed to the transport as it is, never copied to be joined with what comes before.
+
+After much of it, or what the client gets nothing of, the application has to wait for a turn of the
+loop: one that only sends, to a client as fast as itself, would else never wait for anything, nor
+learn that the client has gone. What is counted is counted where it is rare, not for each piece.
 """
 
 from __future__ import annotations
@@ -50,7 +54,9 @@ class Output:
     __slots__ = (
         "gathered",
         "gathered_bytes",
+        "large_bytes",
         "lost",
+        "must_wait",
         "progress_at",
         "server",
         "transport",
@@ -64,7 +70,9 @@ class Output:
         self.transport: asyncio.Transport
         self.gathered: list[bytes] = []
         self.gathered_bytes = 0
+        self.large_bytes = 0  # handed to the transport since the application last had to wait
         self.write_paused = False
+        self.must_wait = False  # for the client, or for a turn of the loop
         self.lost = False
         self.unsent_bytes = 0  # when last asked
         self.progress_at = 0.0
@@ -111,11 +119,12 @@ class Output:
             exchange.sent_bytes += size
             if size > JOIN_MAX_BYTES:
                 self.gather(b"%x\r\n" % size)
-                self.flush()
-                self.transport.write(body)
+                self._write_large(body)
                 self.gather(b"\r\n")
             elif size:
                 self.gather(b"%x\r\n%b\r\n" % (size, body))
+            else:
+                self.must_wait = True
             if not more:
                 self.gather(b"0\r\n" if exchange.promised_trailers else b"0\r\n\r\n")
                 self.flush()
@@ -125,10 +134,13 @@ class Output:
                 _account(exchange, len(body), more)
             exchange.sent_bytes += len(body)
             if len(body) > JOIN_MAX_BYTES:
-                self.flush()
-                self.transport.write(body)
+                self._write_large(body)
             elif body:
                 self.gather(body)
+            else:
+                self.must_wait = True
+        else:
+            self.must_wait = True
         if not more:
             self.flush()
 
@@ -160,7 +172,10 @@ class Output:
             await sendfile.send(self, exchange, file, size)
 
     async def writable(self) -> None:
-        """Return when the client has read enough that more may be written, or has gone."""
+        """Return when more may be written, others had a turn, or the client has gone."""
+        if not self.write_paused:
+            self.must_wait = False
+            await asyncio.sleep(0)
         while self.write_paused and not self.lost:
             waiter = self.server.loop.create_future()
             self.waiters.append(waiter)
@@ -170,7 +185,7 @@ class Output:
 
     def pause_writing(self) -> None:
         """The transport's buffer is above its high-water mark."""
-        self.write_paused = True
+        self.write_paused = self.must_wait = True
 
     def is_flowing(self, now: float) -> bool:
         """Whether the client still takes what was written, or has just taken the last of it.
@@ -186,7 +201,7 @@ class Output:
 
     def resume_writing(self) -> None:
         """… is below its low-water mark again, or the connection is lost."""
-        self.write_paused = False
+        self.write_paused = self.must_wait = False
         waiters, self.waiters = self.waiters, []
         for waiter in waiters:
             if not waiter.done():
@@ -232,7 +247,16 @@ class Output:
         self.gathered.append(data)
         self.gathered_bytes += len(data)
         if self.gathered_bytes > FLUSH_BYTES:
+            self.must_wait = True
             self.flush()
+
+    def _write_large(self, body: bytes) -> None:
+        self.flush()
+        self.transport.write(body)
+        self.large_bytes += len(body)
+        if self.large_bytes > FLUSH_BYTES:
+            self.large_bytes = 0
+            self.must_wait = True
 
     def _head(  # noqa: PLR0912 – flat is fast
         self, exchange: Exchange, body_bytes: int, more: bool
