@@ -1,4 +1,4 @@
-"""Applications that never wait by themselves."""
+"""Applications that never wait by themselves, and applications that do not wait long."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from asgi_worker.application import Receive, Scope, Send
 from asgi_worker.protocols.exchange import ClientDisconnected
+from asgi_worker.protocols.http1 import HttpConnection
 from tests.worker.conftest import Run
 from tests.worker.serving import Arena
 
@@ -70,3 +71,38 @@ def test_an_application_that_only_sends(run: Run, method: str, size: int, length
 
     run(test())
     assert isinstance(errors[0], ClientDisconnected)
+
+
+def test_waits_that_are_given_up_leave_nothing_behind(run: Run) -> None:
+    """``asyncio.wait_for(send(…))`` and ``asyncio.wait_for(receive())``, again and again."""
+    gate = asyncio.Event()
+    given_up = 0
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal given_up
+        await receive()
+        await send(START)
+        message = {**PIECE, "body": bytes(MEBIBYTE)}
+        while given_up < 20:
+            for wait in (send(message), receive()):
+                task = asyncio.ensure_future(wait)
+                await asyncio.sleep(0.001)
+                given_up += task.cancel()
+        await gate.wait()
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            wire = await arena.connect()
+            wire.writer.transport.pause_reading()  # type: ignore[attr-defined]
+            await wire.write(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n")
+            await arena.eventually(lambda: given_up >= 20, "it gave up twenty times")
+            await asyncio.sleep(0)
+            (connection,) = arena.server.connections
+            assert isinstance(connection, HttpConnection)
+            assert connection.output.waiters == []
+            assert connection.exchange is not None
+            assert not connection.exchange.waiters
+            wire.writer.transport.abort()
+            gate.set()
+
+    run(test())

@@ -194,7 +194,11 @@ class Exchange:
                 self.waiters = [waiter]
             else:
                 self.waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                forget_waiter(self.waiters, waiter)
+                raise
 
     async def send(self, message: Message) -> None:  # noqa: C901, PLR0912 – flat is fast
         """Take one message of the application.
@@ -322,6 +326,12 @@ class Exchange:
             TRAILERS: "http.response.trailers",
         }[self.phase]
         return RuntimeError(f"unexpected ASGI message {kind!r}: expected {expected!r} here")
+
+
+def forget_waiter(waiters: list[asyncio.Future[None]] | None, waiter: asyncio.Future[None]) -> None:
+    """Whoever waited has given up: what it waits for may come late, and it may ask often."""
+    if waiters and waiter in waiters:
+        waiters.remove(waiter)
 
 
 def is_disconnect(error: BaseException) -> bool:

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from asgi_worker.protocols import sendfile
-from asgi_worker.protocols.exchange import BODY
+from asgi_worker.protocols.exchange import BODY, forget_waiter
 from asgi_worker.protocols.response import (
     BODYLESS,
     CONNECTION,
@@ -179,7 +179,11 @@ class Output:
         while self.write_paused and not self.lost:
             waiter = self.server.loop.create_future()
             self.waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                forget_waiter(self.waiters, waiter)
+                raise
 
     # The transport tells (by way of the connection, whose protocol methods these are).
 
