@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import socket
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 from asgi_worker.application import Receive, Scope, Send
 from asgi_worker.scoreboard import Reading
-from asgi_worker.ticking import REST_S, TICK_S
+from asgi_worker.server import Connection
+from asgi_worker.ticking import REST_S, SWEEP_TICKS, TICK_S
 from tests.worker.conftest import Run
 from tests.worker.serving import Arena
 
@@ -135,5 +138,66 @@ def test_a_closed_server_promises_nothing(run: Run) -> None:
             await arena.server.drain(1.0, successor=False)
             arena.server.close()
             assert arena.board.read(0).promise_ns == 0
+
+    run(test())
+
+
+async def naps(scope: Scope, receive: Receive, send: Send) -> None:
+    """``GET /0.5`` holds the loop for half a second."""
+    time.sleep(float(scope["path"][1:]))  # noqa: ASYNC251 – what it should not do
+    await respond(send)
+
+
+def test_while_the_loop_hangs_no_time_passes_for_clients(run: Run) -> None:
+    async def test() -> None:
+        async with Arena(naps, keep_alive_timeout_s=2.0, head_timeout_s=2.0) as arena:
+            idle, half, other = [await arena.connect() for _ in range(3)]
+            await idle.get("/0")
+            await half.write(b"GET /0 HTTP/1.1\r\nHo")
+            await other.get("/0")
+            await other.get("/2.5")
+            await asyncio.sleep(1.3)  # within which there is a sweep
+            assert (await idle.get("/0"))[0] == b"HTTP/1.1 200 OK"
+            await half.write(b"st: test\r\n\r\n")
+            assert (await half.read_response())[0] == b"HTTP/1.1 200 OK"
+            assert await idle.read_to_end() == b"", "it does pass later"
+
+    run(test())
+
+
+def has_more_than(before: int, connections: set[Connection]) -> bool:
+    return len(connections) > before
+
+
+def test_nobody_is_late_whose_bytes_were_not_read_yet(run: Run) -> None:
+    arenas: list[Arena] = []
+    halves: list[socket.socket] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/held":  # until after the next tick, by little
+            halves[-1].sendall(b"st: t\r\nConnection: close\r\n\r\n")
+            left_s = arenas[0].board.read(0).promise_ns / 1e9 - time.monotonic()
+            time.sleep(max(0, left_s) + 0.1)  # noqa: ASYNC251 – what it should not do
+        await respond(send)
+
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        async with Arena(app, head_timeout_s=0.1) as arena:
+            arenas.append(arena)
+            wire = await arena.connect()
+            await wire.get()
+            for _ in range(SWEEP_TICKS + 1):
+                await next_tick(arena)
+                before = len(arena.server.connections)
+                half = socket.create_connection(("127.0.0.1", arena.port))
+                half.setblocking(False)
+                halves.append(half)
+                await loop.sock_sendall(half, b"GET / HTTP/1.1\r\nHo")
+                there = functools.partial(has_more_than, before, arena.server.connections)
+                await arena.eventually(there, "it came")
+                await asyncio.sleep(0.02)
+                await wire.get("/held")
+                with half:
+                    assert (await loop.sock_recv(half, 4096)).startswith(b"HTTP/1.1 200 OK")
 
     run(test())

@@ -4,6 +4,9 @@ A timer inside the event loop stamps the scoreboard, promises the master when it
 tells time to those that need it only roughly, and sweeps: it compares every connection's
 ``deadline``, so that no request costs a timer.
 
+No client pays for a loop that hung: all deadlines are put off by that time, and nobody is late
+before all that has arrived was read.
+
 What a tick costs is hardly its own work – some microseconds – but that an idle process is woken up,
 a tenth of a millisecond. So a worker without connections and without anything running ticks seldom,
 and says so in its promise. The first connection that it accepts ends the rest before anything is
@@ -97,9 +100,17 @@ class Ticker:
         board[ERRORS] = server.errors
         board[WEBSOCKETS] = server.websockets
         server.tell_time(now)
+        if lag_ns > self._period_ns:
+            lag_s = lag_ns / 1e9
+            for connection in server.connections:
+                connection.deadline += lag_s
         self._ticks += 1
-        late = lag_ns > self._period_ns  # what clients sent meanwhile is not read yet
-        if self._ticks >= SWEEP_TICKS and not late:
+        if self._ticks >= SWEEP_TICKS:
             self._ticks = 0
-            for connection in [one for one in server.connections if one.deadline < now]:
-                connection.expire(now)
+            # Timers may run before the loop reads, and so does what is called soon, once.
+            server.call_soon(server.call_soon, self._sweep)
+
+    def _sweep(self) -> None:
+        now = self._server.now
+        for connection in [one for one in self._server.connections if one.deadline < now]:
+            connection.expire(now)
