@@ -229,3 +229,30 @@ def test_one_of_which_nothing_is_heard_does_not_keep_the_service_from_its_end() 
     assert supervisor.deadline() == 108.0
     supervisor.decide(108.0)
     assert supervisor.done
+
+
+@pytest.mark.parametrize("shutdown_delay_s", [0.0, 100.0])
+def test_a_service_that_served_gives_up_when_all_die_again_and_again(
+    shutdown_delay_s: float,
+) -> None:
+    stage = serving(shutdown_delay_s=shutdown_delay_s)
+    if shutdown_delay_s:
+        stage.ask(v.Intent.STOP)
+        stage.turn()
+    stage.host.generation_scripts[1] = Script.CRASHES
+    for number in list(stage.host.workers):
+        stage.host.crash_worker(number, 1)
+    began = stage.host.now()
+    stage.until(stage.done)
+    stage.check_empty()
+    assert stage.supervisor.verdict == 70
+    assert stage.host.now() - began < 60
+    assert stage.said_with("error: stopping at once: no worker serves and 15 processes died with")
+
+
+def test_at_first_start_each_slot_has_one_try_although_others_take_their_time() -> None:
+    stage = Stage(workers=2, startup_timeout_s=20.0)
+    stage.script(Script.BOOT_FAILS, Script.HANGS)
+    stage.until(stage.done)
+    assert stage.supervisor.verdict == 3
+    assert [act.slot for act in stage.acts if isinstance(act, v.SpawnWorker)] == [0, 1]

@@ -311,3 +311,16 @@ def test_why_settings_were_refused_is_all_that_is_said() -> None:
     stage.reload()
     (line,) = stage.said_with("reload failed")
     assert line.endswith(": workers = x: not a number")
+
+
+def test_when_no_slot_has_a_worker_the_canary_takes_the_first() -> None:
+    stage = Stage(workers=3, backoff_first_s=1000.0, backoff_longest_s=1000.0, max_restarts=100)
+    stage.until(stage.full)
+    for number in list(stage.host.workers):
+        stage.host.crash_worker(number, 1)
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: stage.supervisor.reloads.candidate == 2)
+    stage.until(lambda: bool(stage.host.serving()))
+    assert [(w.slot, w.generation) for w in stage.host.serving()] == [(0, 2)]
+    stage.until(stage.full)
+    assert stage.host.now() < 1010, "other code may be tried at once"
