@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -17,7 +18,7 @@ from pathlib import Path
 
 import msgspec
 
-from asgi_supervise.host import preload, signals
+from asgi_supervise.host import preload, signals, sockets
 from asgi_supervise.host.posix import PosixHost
 from asgi_supervise.policy import vocabulary as v
 from tests.host import contract, standin
@@ -201,6 +202,18 @@ def a_child_holds_only_what_is_its_own(stage: Stage) -> None:
         assert closed_on_exec(pid)
 
 
+def a_worker_is_told_which_listeners_are_its_own(stage: Stage) -> None:
+    read = stage.blueprint.scoreboard.read
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as given:
+        binds = [f"unix:@{os.getpid()}", f"fd://{os.dup(given.fileno())}", "127.0.0.1:0"]
+        listeners = sockets.listen(binds, slots=2, backlog=8, uds_mode=0o600, owner=None)
+        stage.blueprint = dataclasses.replace(stage.blueprint, listeners=listeners)
+        stage.with_template()
+        stage.with_workers(1, 0)
+    listeners.close()
+    assert [(read(seat).requests, read(seat).errors) for seat in (0, 1)] == [(1, 2)] * 2
+
+
 def nobody_dies_of_being_asked_for_stacks_however_early(stage: Stage) -> None:
     stage.host.start_template(1, stage.blueprint)
     for _ in range(20):
@@ -371,6 +384,7 @@ SCENARIOS: dict[str, Callable[[Stage], None]] = {
         a_template_without_descriptors_refuses_and_later_goes_on,
         nothing_is_left_open_by_the_dead,
         a_child_holds_only_what_is_its_own,
+        a_worker_is_told_which_listeners_are_its_own,
         nobody_dies_of_being_asked_for_stacks_however_early,
         stacks_name_the_line_that_hangs,
         a_crash_in_native_code_comes_with_its_stacks,

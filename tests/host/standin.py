@@ -31,6 +31,10 @@ HUNGRY = "hungry:app"
 """The application of workers that take more and more memory."""
 WITHDRAWN = Word.WEBSOCKETS
 """Where a worker that was told to withdraw says so."""
+OWN = Word.REQUESTS
+"""Where a worker says how many listeners only it accepts on …"""
+SHARED = Word.ERRORS
+"""… and how many others do as well."""
 
 
 def run(
@@ -40,6 +44,7 @@ def run(
     seat: int,
     generation: int,
     listeners: list[socket.socket],
+    shared: list[socket.socket],
     channel: socket.socket,
     scoreboard: Scoreboard,
     stacks: int,
@@ -50,6 +55,7 @@ def run(
     words[Word.PID] = os.getpid()
     words[Word.SLOT] = slot
     words[Word.STATE] = State.STARTING
+    words[OWN], words[SHARED] = len(listeners), len(shared)
     script = Script[os.environ[SCRIPTS].split(",")[slot]]
     if script is Script.BOOT_FAILS:
         channel.send(encode(BootFailed("no such module", "Traceback: standin")))

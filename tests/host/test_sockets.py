@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import select
@@ -134,6 +135,7 @@ def test_ipv6_wildcard_takes_ipv4_too_unless_that_is_asked_for_as_well(listening
     each = listening(f"[::]:{free}", f"0.0.0.0:{free}")
     assert each.addresses == [f"http://[::]:{free}", f"http://0.0.0.0:{free}"]
     assert len(each.of_slot(1)) == 2
+    assert each.shared == []
 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="no IPv6 here")
@@ -159,7 +161,8 @@ def test_unix_socket_has_its_mode_from_the_first_moment(listening: Listen, tmp_p
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "s").stat().st_mode) == 0o666
-    assert listeners.of_slot(0) == listeners.of_slot(1) == listeners.shared
+    assert listeners.of_slot(0) == listeners.of_slot(1) == []
+    assert listeners.shared == listeners.unix != []
     assert listeners.addresses == [f"unix:{tmp_path}/s"]
     listeners.remove_files()
     assert not (tmp_path / "s").exists()
@@ -177,6 +180,26 @@ def test_a_stale_unix_socket_is_replaced_and_a_living_one_is_not(
     with socket.socket(socket.AF_UNIX) as client:
         client.connect(str(path))  # the first one is as it was
     first.close()
+
+
+def test_nobody_joins_the_queue_of_a_unix_socket_at_the_end(
+    listening: Listen, tmp_path: Path
+) -> None:
+    paths = [str(tmp_path / name) for name in ("ours", "inherited")]
+    with socket.socket(socket.AF_UNIX) as given:
+        given.bind(paths[1])
+        given.listen()
+        listeners = listening(f"unix:{paths[0]}", f"fd://{os.dup(given.fileno())}", "127.0.0.1:0")
+        with contextlib.ExitStack() as stack:
+            early, late, other = (stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in "123")
+            early.connect(paths[0])
+            listeners.refuse()
+            with pytest.raises(ConnectionRefusedError):
+                late.connect(paths[0])
+            (ours,) = listeners.unix
+            ours.accept()[0].close()
+            other.connect(paths[1])
+            socket.create_connection(("127.0.0.1", port_of(listeners))).close()
 
 
 def test_a_busy_unix_socket_is_not_taken_for_a_stale_one(listening: Listen, tmp_path: Path) -> None:
@@ -283,11 +306,11 @@ def test_unix_socket_belongs_to_the_user_of_the_workers(tmp_path: Path) -> None:
 
 
 def test_an_inherited_socket_is_taken_as_it_is(listening: Listen) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as given:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=True) as given:
         copy = os.dup(given.fileno())
         os.set_inheritable(copy, True)
         listeners = listening(f"fd://{copy}", slots=3)
-        assert [s.fileno() for s in listeners.of_slot(2)] == [copy]
+        assert [s.fileno() for s in listeners.shared] == [copy]
         assert listeners.addresses == [f"http://127.0.0.1:{given.getsockname()[1]}"]
         assert not listeners.shared[0].get_inheritable()
 
@@ -319,5 +342,5 @@ def test_a_worker_keeps_only_its_own(listening: Listen, tmp_path: Path) -> None:
     mine = listeners.of_slot(1)
     others = [*listeners.by_slot[0], *listeners.by_slot[2]]
     listeners.keep_only(1)
-    assert all(s.fileno() >= 0 for s in mine)
+    assert all(s.fileno() >= 0 for s in (*mine, *listeners.shared))
     assert all(s.fileno() == -1 for s in others)

@@ -184,8 +184,9 @@ def test_a_stale_unix_socket_is_replaced(tmp_path: Path) -> None:
         assert request(str(path))
 
 
-def test_an_inherited_socket_is_served_and_left_alone() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
+@pytest.mark.parametrize("reuse_port", [False, True])
+def test_an_inherited_socket_is_served_and_left_alone(reuse_port: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0), reuse_port=reuse_port) as listener:
         number = listener.fileno()
         with Service("-w", "2", bind=f"fd://{number}", fds=[number]) as service:
             address = service.serving()

@@ -44,6 +44,7 @@ class Alone:
         *,
         access_log: int | None = None,
         limits: str = "",
+        inherited: bool = False,
         **settings: Any,
     ) -> None:
         (place / "served.py").write_text(textwrap.dedent(text))
@@ -57,9 +58,10 @@ class Alone:
         self.errors = place / "stderr"
         self._access_log = access_log
         self._limits = limits
+        self._listener = "inherited" if inherited else "own"
 
     def __enter__(self) -> Self:
-        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener = socket.create_server(("127.0.0.1", 0), reuse_port=True)
         self.address: tuple[str, int] = self.listener.getsockname()
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.settimeout(PATIENCE_S)
@@ -67,7 +69,7 @@ class Alone:
         shared = os.memfd_create("scoreboard")
         self.board = _scoreboard(shared)
         files = {
-            "listener": self.listener.fileno(),
+            self._listener: self.listener.fileno(),
             "channel": theirs.fileno(),
             "stacks": self.stacks,
             "scoreboard": shared,
@@ -167,7 +169,8 @@ def _be_the_worker() -> int:
         slot=SLOT,
         seat=SEAT,
         generation=GENERATION,
-        listeners=[socket.socket(fileno=files["listener"])],
+        listeners=[socket.socket(fileno=files[it]) for it in ("own",) if it in files],
+        shared=[socket.socket(fileno=files[it]) for it in ("inherited",) if it in files],
         channel=socket.socket(fileno=files["channel"]),
         scoreboard=_scoreboard(files["scoreboard"]),
         stacks=files["stacks"],

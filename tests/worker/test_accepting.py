@@ -97,21 +97,42 @@ def test_what_is_queued_at_the_end_is_served_as_room_is_made(
 def test_one_at_a_time_from_queues_of_others(run: Run, tmp_path: Path) -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
-        split = socket.create_server(("127.0.0.1", 0), reuse_port=True)
-        inherited = socket.create_server(("127.0.0.1", 0))
+        own, inherited = (socket.create_server(("127.0.0.1", 0), reuse_port=True) for _ in range(2))
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(str(tmp_path / "socket"))
         unix.listen()
-        for shared, batches in ((True, [BATCH, 1, 1]), (False, [BATCH] * 3)):
-            accepting = Accepting(loop, shared=shared, begin=lambda: None)
-            for listener in (split, inherited, unix):
-                accepting.listen(listener, asyncio.Protocol)
+        for alone, batches in ((False, [BATCH, 1, 1]), (True, [BATCH] * 3)):
+            accepting = Accepting(loop, alone=alone, begin=lambda: None)
+            for listener in (own, inherited, unix):
+                accepting.listen(listener, asyncio.Protocol, own=listener is own)
             assert [queue.batch for queue in accepting.queues] == batches
             accepting.stop()
-        for listener in (split, inherited, unix):
+        for listener in (own, inherited, unix):
             listener.close()
 
     run(test())
+
+
+def test_who_comes_after_the_end_is_refused(tmp_path: Path, loop_kind: LoopKind) -> None:
+    with Alone(tmp_path, HELLO, loop_kind, lifespan="off") as worker:
+        worker.get_ready()
+        worker.tell(Drain(5.0, successor=False))
+        assert worker.ends() == Exit.OK
+        with pytest.raises(ConnectionRefusedError):
+            worker.connect()
+
+
+def test_an_inherited_queue_outlives_the_service(tmp_path: Path, loop_kind: LoopKind) -> None:
+    """Though it has ``SO_REUSEPORT``, as our own have: somebody else holds it, and goes on."""
+    with Alone(tmp_path, HELLO, loop_kind, inherited=True, lifespan="off") as worker:
+        worker.get_ready()
+        assert worker.get("/here").endswith(b"/here")
+        worker.tell(Drain(5.0, successor=False))
+        assert worker.ends() == Exit.OK
+        with worker.connect() as client:
+            accepted, _ = worker.listener.accept()
+            accepted.close()
+            assert client.recv(1) == b""
 
 
 def test_a_burst_is_taken_within_a_few_turns(run: Run) -> None:

@@ -8,8 +8,11 @@ that cannot be taken stays in the queue, for later or for another worker.
 It is also the cheaper way. libuv accepts one connection a turn; connections that are taken in one
 turn share all that a turn costs, a quarter of what a connection with one request does. Whether
 there is more is asked by ``poll``: an ``accept`` that finds nothing costs ten times as much,
-because the kernel makes the socket first. Where other workers wait at the same queue, one is taken
-a turn, so that they get theirs.
+because the kernel makes the socket first. Where others wait at the same queue, one is taken a turn,
+so that they get theirs.
+
+Whether a queue is our slot's own is told, for it does not show: ``SO_REUSEPORT`` may be set on a
+socket that was inherited, and is held by whoever passed it on.
 
 Transports are made by the loop's own ``connect_accepted_socket``, a coroutine that waits once. It
 is driven by hand, because a task for it would cost as much as accepting.
@@ -53,22 +56,25 @@ class Accepting:
     """The queues of one worker. ``begin`` is called before the first connection of a turn."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, shared: bool, begin: Callable[[], None]
+        self, loop: asyncio.AbstractEventLoop, *, alone: bool, begin: Callable[[], None]
     ) -> None:
         self.loop = loop
-        self.shared = shared
-        """Whether other workers wait at the queues that cannot be split."""
+        self.alone = alone
+        """Whether no other worker waits at the queues that are not our slot's own."""
         self.begin = begin
         self.queues: list[Queue] = []
         self.short_since: float | None = None
         """Loop time since when there is no room for all connections."""
         self._short_at = 0.0
 
-    def listen(self, listener: socket.socket, make: Factory) -> None:
-        """Accept from ``listener`` (bound, listening; not kept) from now on."""
-        own = listener.dup()
-        own.setblocking(False)
-        queue = Queue(self, own, make)
+    def listen(self, listener: socket.socket, make: Factory, *, own: bool) -> None:
+        """Accept from ``listener`` (bound, listening; not kept) from now on.
+
+        ``own``: nobody else does but another worker in our slot, and it ends with the service.
+        """
+        copy = listener.dup()
+        copy.setblocking(False)
+        queue = Queue(self, copy, make, own=own)
         self.queues.append(queue)
         queue.watch()
 
@@ -78,7 +84,8 @@ class Accepting:
             queue.unwatch()
 
     def finish(self, most: int) -> bool:
-        """After :meth:`pause`: take what is queued, ``most`` of each queue at most, and shut it.
+        """After :meth:`pause`: take what is queued, ``most`` of each queue at most, and shut those
+        that are our own.
 
         ``False``: there was no room for some of it.
         """
@@ -119,16 +126,15 @@ class Accepting:
 class Queue:
     """One listening socket."""
 
-    def __init__(self, accepting: Accepting, listener: socket.socket, make: Factory) -> None:
+    def __init__(
+        self, accepting: Accepting, listener: socket.socket, make: Factory, *, own: bool
+    ) -> None:
         self.accepting = accepting
         self.listener = listener
         self.make = make
         self.family = listener.family
-        is_split = self.family != socket.AF_UNIX and listener.getsockopt(
-            socket.SOL_SOCKET, socket.SO_REUSEPORT
-        )
-        self.is_split = bool(is_split)
-        self.batch = BATCH if is_split or not accepting.shared else 1
+        self.own = own
+        self.batch = BATCH if own or accepting.alone else 1
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
         self._paused: asyncio.TimerHandle | None = None
@@ -148,14 +154,15 @@ class Queue:
     def finish(self, most: int) -> bool:
         """Take what is queued, ``most`` at most; ``False``: there was no room for some of it.
 
-        Then nothing more may be queued. Master and template hold the queue as well, if only for a
-        moment, so closing it is not enough: who came in that moment would be reset, not refused.
+        Then nothing more may be queued, if it is our own. Master and template hold the queue as
+        well, if only for a moment, so closing it is not enough: who came in that moment would be
+        reset, not refused.
         """
         while most and self._has_more():
             if not self._take():
                 return False
             most -= 1
-        if self.is_split:
+        if self.own:
             with contextlib.suppress(OSError):  # the other worker in our slot was faster
                 self.listener.shutdown(socket.SHUT_RD)
         return True

@@ -66,6 +66,7 @@ def run(  # noqa: PLR0913 – all that a forked process is given
     seat: int,
     generation: int,
     listeners: Sequence[socket.socket],
+    shared: Sequence[socket.socket],
     channel: socket.socket,
     scoreboard: Scoreboard,
     stacks: int,
@@ -75,9 +76,10 @@ def run(  # noqa: PLR0913 – all that a forked process is given
     """Serve until told to stop; the exit status of the process, for ``os._exit``.
 
     To be called once, in a process of its own, forked by the template: it takes over signals, the
-    event loop and the process title. ``stacks`` and ``access_log`` are descriptors: of the file for
-    stacks (:data:`contract.STACKS_SIGNAL`), and of that for access-log lines. ``app`` is the
-    application when it was preloaded.
+    event loop and the process title. ``listeners`` are the slot's own and shut when the service
+    stops; the ``shared`` ones never are, for others accept there too. ``stacks`` and ``access_log``
+    are descriptors: of the file for stacks (:data:`contract.STACKS_SIGNAL`), and of that for
+    access-log lines. ``app`` is the application when it was preloaded.
     """
     began = time.monotonic()
     # First, so that whatever hangs or crashes from here on can be seen.
@@ -108,6 +110,7 @@ def run(  # noqa: PLR0913 – all that a forked process is given
             settings,
             loop=loop,
             listeners=listeners,
+            shared=shared,
             channel=channel,
             board=board,
             access_log=AccessLog(loop, access_log) if settings.access_log else None,
@@ -147,12 +150,13 @@ def new_loop(settings: WorkerSettings) -> asyncio.AbstractEventLoop:
 class _Worker:
     """What is between the first and the last turn of the loop."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 – most of what a forked process is given
         self,
         settings: WorkerSettings,
         *,
         loop: asyncio.AbstractEventLoop,
         listeners: Sequence[socket.socket],
+        shared: Sequence[socket.socket],
         channel: socket.socket,
         board: memoryview,
         access_log: AccessLog | None,
@@ -162,6 +166,7 @@ class _Worker:
         self.settings = settings
         self.loop = loop
         self.listeners = listeners
+        self.shared = shared
         self.channel = channel
         self.board = board
         self.access_log = access_log
@@ -229,8 +234,11 @@ class _Worker:
             self._withdraw()
         if self.freeze:
             _freeze()
-        server.listen(self.listeners)
-        for listener in self.listeners:  # else they would listen on when the server does not
+        server.listen(self.listeners, self.shared)
+        for listener in (
+            *self.listeners,
+            *self.shared,
+        ):  # else they would listen on when the server does not
             listener.close()
         self._tell(Ready())
         if self.health is not None:

@@ -145,7 +145,7 @@ class Server:
         self._keep_alive_s = settings.keep_alive_timeout_s
         self._context = copy_context()
         self.ticker = Ticker(self, board)
-        self.accepting = Accepting(loop, shared=settings.workers > 1, begin=self.ticker.wake)
+        self.accepting = Accepting(loop, alone=settings.workers == 1, begin=self.ticker.wake)
         self._draining: Draining | None = None
         self._unflushed: list[Output] = []
         self._second = 0
@@ -249,11 +249,15 @@ class Server:
         scope["extensions"] = scope["extensions"].copy()
         return scope
 
-    def listen(self, listeners: Sequence[socket.socket]) -> None:
-        """Accept connections on ``listeners`` (bound, listening), and begin to tick."""
-        for listener in listeners:
+    def listen(
+        self, listeners: Sequence[socket.socket], shared: Sequence[socket.socket] = ()
+    ) -> None:
+        """Accept connections on ``listeners``, which are for the workers of this slot only, and on
+        the ``shared`` ones (all bound and listening), and begin to tick.
+        """
+        for listener in (*listeners, *shared):
             make = functools.partial(self._connection, _fixed_address(listener))
-            self.accepting.listen(listener, make)
+            self.accepting.listen(listener, make, own=listener in listeners)
         self.board[Word.STATE] = State.READY
         self.ticker.start()
 

@@ -193,6 +193,7 @@ class PosixHost:
             child.tell(message, descriptors.values())
 
     def close_listeners(self) -> None:
+        self._listeners.refuse()
         self._listeners.close()
         self._listeners.remove_files()
 

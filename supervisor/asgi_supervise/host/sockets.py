@@ -47,14 +47,17 @@ class Listeners:
 
     by_slot: list[list[socket.socket]]
     shared: list[socket.socket] = field(default_factory=list)
+    """All workers accept on these: unix sockets, and what was inherited."""
+    unix: list[socket.socket] = field(default_factory=list)
+    """Those of the shared that were made by us."""
     addresses: list[str] = field(default_factory=list)
     """As people and browsers write them, with the port that was really taken."""
     files: list[tuple[str, os.stat_result]] = field(default_factory=list)
     """Unix sockets made by us: path, and what was there when we made it."""
 
     def of_slot(self, slot: int) -> list[socket.socket]:
-        """What the worker in ``slot`` accepts on."""
-        return [*self.by_slot[slot], *self.shared]
+        """What only the worker in ``slot`` accepts on."""
+        return self.by_slot[slot]
 
     def keep_only(self, slot: int) -> None:
         """In a worker: close what belongs to other slots."""
@@ -66,6 +69,16 @@ class Listeners:
         """Close this process's copies. The last one closed resets what waits in the queue."""
         for sockets in (*self.by_slot, self.shared):
             _close(sockets)
+        self.unix.clear()
+
+    def refuse(self) -> None:
+        """Let nobody join the queues of our unix sockets; who is in them can still be accepted.
+
+        For all processes that hold them: the service stops. TCP sockets lose their queue by that,
+        so it is the workers who end those, and inherited ones are not ours to end.
+        """
+        for listener in self.unix:
+            listener.shutdown(socket.SHUT_RD)
 
     def remove_files(self) -> None:
         """Remove our unix sockets, except where somebody has put something else in their place."""
@@ -222,6 +235,7 @@ def _bind_unix(
 ) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listeners.shared.append(listener)
+    listeners.unix.append(listener)
     # The umask makes the file with its mode: there is no moment at which it has another one.
     before = os.umask(~mode & 0o777)
     try:
