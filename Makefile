@@ -65,7 +65,7 @@ autobahn: $(VENV)/.installed-tests
 mutants: $(VENV)/.installed-tests
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'mutmut>=3.8'
 	mkdir -p .mutants
-	cp -Rp supervisor/asgi_supervise workers tests docs pyproject.toml .mutants/
+	cp -Rp supervisor/asgi_supervise workers tests pyproject.toml .mutants/
 	cd .mutants && $(abspath $(BIN))/mutmut run $(ARGS)
 	cd .mutants && $(abspath $(BIN))/mutmut results
 
