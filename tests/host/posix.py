@@ -152,6 +152,7 @@ def a_template_without_descriptors_refuses_and_later_goes_on(stage: Stage) -> No
     stage.nothing_happens()
     before = descriptors(template)
     refused = 0
+    later: list[v.Event] = []
     for worker in range(1, 20):
         limits = limit_descriptors(worker - 1, template)
         stage.host.spawn_worker(worker, 0, 0, 1)
