@@ -58,8 +58,8 @@ class TestTooLate:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await asyncio.get_running_loop().create_future()
 
-        error = runner.run(fails(lifespan_of(app), timeout_s=0.02))
-        assert "within 0.02 s" in error.reason
+        error = runner.run(fails(lifespan_of(app), timeout_s=0.0212345))
+        assert "within 0.0212 s" in error.reason
 
     def test_looks_into_generators(self, runner: asyncio.Runner) -> None:
         @contextlib.asynccontextmanager

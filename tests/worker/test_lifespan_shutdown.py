@@ -125,11 +125,11 @@ def test_who_hangs_is_cancelled_and_shown(
         finally:
             ended.append(True)
 
-    assert 0.07 < runner.run(live(app, 0.1)) < 10
+    assert 0.07 < runner.run(live(app, 0.12003)) < 10
     assert ended == [True]
     (message,) = caplog.messages
     assert message.startswith(
-        "The application did not end its lifespan within 0.075 s and is cancelled. It waits here:\n"
+        "The application did not end its lifespan within 0.09 s and is cancelled. It waits here:\n"
     )
     assert "await never()" in message
 

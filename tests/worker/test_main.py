@@ -132,7 +132,8 @@ def test_endless_responses_are_told_late_and_then_cancelled(
             assert worker.ends() == Exit.OK
             assert time.monotonic() - began < 3.0
             assert b"0\r\n\r\n" not in read_all(client), "the client can tell that it was cut"
-        assert "1 requests cancelled at the end of the budget" in worker.said()
+        assert "WARNING 1 request still runs and is told to stop: " in worker.said()
+        assert "WARNING 1 request cancelled at the end of the budget" in worker.said()
         assert worker.said().endswith("shut down\n"), "lifespan shutdown runs whatever happened"
 
 

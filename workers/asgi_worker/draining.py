@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sized
 from typing import TYPE_CHECKING, Final
 
 from asgi_worker.accepting import PAUSE_S
@@ -68,8 +69,8 @@ class Draining:
             return
         if server.tasks:
             log.warning(
-                "%d requests still run and are told to stop: their time is nearly over",
-                len(server.tasks),
+                "%s told to stop: their time is nearly over",
+                _count(server.tasks, "request still runs and is", "requests still run and are"),
             )
         for connection in list(server.connections):
             connection.disconnect()
@@ -77,7 +78,10 @@ class Draining:
             for task in list(server.tasks):
                 task.cancel()
             if server.tasks:
-                log.warning("%d requests cancelled at the end of the budget", len(server.tasks))
+                log.warning(
+                    "%s cancelled at the end of the budget",
+                    _count(server.tasks, "request", "requests"),
+                )
                 await asyncio.wait(server.tasks, timeout=self._cancel_s())
         for connection in list(server.connections):
             connection.abort()
@@ -125,3 +129,7 @@ class Draining:
             self._all_gone = self._loop.create_future()
             await asyncio.wait((self._all_gone,), timeout=min(left_s, SETTLE_S))
         return True
+
+
+def _count(what: Sized, one: str, many: str) -> str:
+    return f"{len(what)} {one if len(what) == 1 else many}"

@@ -91,7 +91,7 @@ class Lifespan:
             where = waits_at(task)
             await self._cancel(task, LAST_WORDS_S)
             raise BootError(
-                f"the application did not complete lifespan startup within {limit_s:g} s "
+                f"the application did not complete lifespan startup within {limit_s:.3g} s "
                 "(see --startup-timeout)",
                 where,
             )
@@ -115,7 +115,7 @@ class Lifespan:
             await _first_of(deadline, task, self._over)
             if not task.done() and not self._over.done():
                 log.error(
-                    "The application did not end its lifespan within %g s and is cancelled. "
+                    "The application did not end its lifespan within %.3g s and is cancelled. "
                     "It waits here:\n%s",
                     timeout_s - last_words_s,
                     waits_at(task).rstrip(),
