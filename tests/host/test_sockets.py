@@ -76,6 +76,26 @@ def test_a_second_instance_is_refused_and_told_who_holds_the_port(listening: Lis
     assert "choose another with --bind" in said
 
 
+TITLED = """
+import setproctitle, socket
+setproctitle.setproctitle("a title")
+listener = socket.create_server(("127.0.0.1", 0))
+print(listener.getsockname()[1], flush=True)
+input()
+"""
+
+
+def test_a_holder_is_named_by_its_title_without_what_was_there_before(listening: Listen) -> None:
+    words = [sys.executable, "-c", TITLED, "x" * 100]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None
+        port = int(holder.stdout.readline())
+        with pytest.raises(BindError) as refusal:
+            listening(f"127.0.0.1:{port}")
+        holder.communicate(b"\n")
+    assert f"in use by pid {holder.pid} (a title); stop it" in str(refusal.value)
+
+
 def test_a_second_instance_that_was_quicker_with_bind_is_refused_by_listen() -> None:
     """Both have bound, neither listens: only one may go on."""
     with socket.socket() as other:

@@ -356,7 +356,8 @@ def _holder(where: int | str) -> str:
             }
         known = sorted(pid for pid in pids if pid is not None)
         if known:
-            words = psutil.Process(known[0]).cmdline()
+            # A title may be set where words were, and padded with blanks to their length.
+            words = " ".join(psutil.Process(known[0]).cmdline()).split()
             return f" by pid {known[0]} ({' '.join(words)[:80]})"
     return ""
 
