@@ -71,6 +71,57 @@ def test_everything_else_still_ends_with_its_last_reference() -> None:
     assert said == "[True, True] True Thing"
 
 
+def test_a_method_in_c_does_not_keep_its_object() -> None:
+    said = run(
+        """
+        import weakref
+        from collections import deque
+        from asgi_supervise.host import sharing
+
+        things = deque()
+        end, add = weakref.ref(things), things.append
+        sharing.keep()
+        del things, add
+        print(end() is None)
+        """
+    )
+    assert said == "True"
+
+
+def test_what_is_immortal_already_is_left_as_it_is() -> None:
+    """It may have more room for those who count without asking: 3.14 has seen to that."""
+    said = run(
+        """
+        import sys
+        from asgi_supervise.host import sharing
+
+        def work(): return None, True, 1, "text"
+
+        before = [sys.getrefcount(o) for o in (None, True, 1, type, list, "")]
+        sharing.keep()
+        print([sys.getrefcount(o) for o in (None, True, 1, type, list, "")] == before)
+        """
+    )
+    assert said == "True" or not KEPT
+
+
+def test_keeping_again_what_is_kept_takes_no_memory() -> None:
+    said = run(
+        """
+        import gc, sys
+        from asgi_supervise.host import sharing
+
+        sharing.keep(), sharing.keep()
+        before = gc.get_freeze_count(), sys.getallocatedblocks()
+        for _ in range(100):
+            sharing.keep()
+        grown = gc.get_freeze_count() - before[0], sys.getallocatedblocks() - before[1]
+        print(max(grown) < 50 or grown)
+        """
+    )
+    assert said == "True"
+
+
 def test_what_is_kept_twice_and_made_in_between_works() -> None:
     said = run(
         """

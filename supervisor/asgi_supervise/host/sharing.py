@@ -6,7 +6,8 @@ each function that is called, each class that is looked at. CPython does not cou
 that are *immortal* (PEP 683), as ``None`` is. Code that was imported before the fork is needed as
 long as the processes live, so it is made that: functions, their code and constants, classes and
 their descriptors. Other objects are not: whoever imports an application may rely on a file or
-connection being closed when the last reference to it goes.
+connection being closed when the last reference to it goes. They must not hold such things
+themselves: a function and the variables it closes over go with the process.
 
 CPython has no call for this before 3.15, so the count is written where it is, the first word of an
 object, after that was tried on an object of our own. Where it is not known to be so (before 3.12,
@@ -16,17 +17,21 @@ without the GIL, debug builds) nothing is done: processes share less, and that i
 from __future__ import annotations
 
 import ctypes
+import functools
 import gc
 import sys
 import sysconfig
 import types
 from typing import Any, Final
 
-_IMMORTAL: Final = 0xFFFFFFFF
-"""``_Py_IMMORTAL_REFCNT`` of 3.12 and 3.13; more than ``_Py_IMMORTAL_MINIMUM_REFCNT`` of 3.14."""
+_LEAST_IMMORTAL: Final = 1 << 31
+"""The count of an immortal object is at least that (in 3.12 and 3.13 "less than 0")."""
+_IMMORTAL: Final = 3 << 30 if sys.version_info >= (3, 14) else 0xFFFFFFFF
+"""``_Py_IMMORTAL_INITIAL_REFCNT`` of 3.14, ``_Py_IMMORTAL_REFCNT`` before. 3.14 has its distance to
+both ends for a reason: its own frames and extensions for the ABI of 3.11 do not ask, they add 1,
+and there the count has no more bits to flow over into."""
 _CODE: Final = (
     types.FunctionType,
-    types.BuiltinFunctionType,
     types.WrapperDescriptorType,
     types.MethodDescriptorType,
     types.ClassMethodDescriptorType,
@@ -50,25 +55,44 @@ def keep() -> None:
     gc.freeze()
     if not _possible():
         return
-    # By type(): isinstance() asks the object for its class, and proxies would wake up what they are
-    # for.
-    pending: list[Any] = [thing for thing in found if issubclass(type(thing), _CODE)]
+    pending: list[Any] = [thing for thing in found if _is_code(thing)]
     del found
     while pending:
         thing = pending.pop()
-        _write(thing)
+        if not _make_immortal(thing):
+            continue
         if type(thing) is types.FunctionType:
             pending.append(thing.__code__)  # which the collector does not know
         elif type(thing) is types.CodeType:
             pending += thing.co_consts
 
 
-def _write(thing: object) -> None:
-    count = ctypes.c_uint32.from_address(id(thing))
-    if count.value != _IMMORTAL:  # to write the same again would copy the page
-        count.value = _IMMORTAL
+def _is_code(thing: Any) -> bool:
+    """Whether nothing but code goes with it. A method in C holds its object, perhaps a file.
+
+    By type(): isinstance() asks the object for its class, and proxies would wake up what they are
+    for.
+    """
+    if type(thing) is types.BuiltinFunctionType:
+        return issubclass(type(thing.__self__), (types.NoneType, types.ModuleType, type))
+    return issubclass(type(thing), _CODE)
 
 
+def _make_immortal(thing: object) -> bool:
+    """Whether it was not before; to write the same again would copy the page."""
+    count = _count(thing)
+    if count.value >= _LEAST_IMMORTAL:
+        return False
+    count.value = _IMMORTAL
+    return True
+
+
+def _count(thing: object) -> ctypes.c_uint32:
+    """Where its references are counted."""
+    return ctypes.c_uint32.from_address(id(thing))
+
+
+@functools.cache
 def _possible() -> bool:
     """Whether this is the interpreter we know, and does as we think."""
     if (
@@ -81,13 +105,13 @@ def _possible() -> bool:
     ):
         return False
     sample = lambda: None  # noqa: E731
-    before = ctypes.c_uint32.from_address(id(sample)).value
+    before = _count(sample).value
     several = [sample] * 10
-    counted = ctypes.c_uint32.from_address(id(sample)).value - before == len(several)
+    counted = _count(sample).value - before == len(several)
     if not counted:
         return False
-    _write(sample)
+    _make_immortal(sample)
     more = [sample] * 10
-    stays = ctypes.c_uint32.from_address(id(sample)).value == _IMMORTAL
+    stays = _count(sample).value
     del several, more
-    return stays and ctypes.c_uint32.from_address(id(sample)).value == _IMMORTAL
+    return stays >= _LEAST_IMMORTAL and _count(sample).value >= _LEAST_IMMORTAL
