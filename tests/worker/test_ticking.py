@@ -8,13 +8,16 @@ import socket
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 
 from asgi_worker.application import Receive, Scope, Send
-from asgi_worker.scoreboard import Reading
+from asgi_worker.contract import Exit
+from asgi_worker.scoreboard import Reading, State
 from asgi_worker.server import Connection
 from asgi_worker.ticking import REST_S, SWEEP_TICKS, TICK_S
+from tests.worker.alone import Alone
 from tests.worker.conftest import Run
-from tests.worker.serving import Arena
+from tests.worker.serving import Arena, LoopKind
 
 SLACK_NS = 60_000_000
 """How late a timer may be on a busy machine, for a test that fails if it is."""
@@ -201,3 +204,33 @@ def test_nobody_is_late_whose_bytes_were_not_read_yet(run: Run) -> None:
                     assert (await loop.sock_recv(half, 4096)).startswith(b"HTTP/1.1 200 OK")
 
     run(test())
+
+
+SLOW_TO_LEAVE = """
+    import asyncio, atexit, time
+    atexit.register(time.sleep, 1)
+    async def app(scope, receive, send):
+        for phase in ("startup", "shutdown"):
+            await receive()
+            await asyncio.sleep(0 if phase == "startup" else 2)
+            await send({"type": f"lifespan.{phase}.complete"})
+"""
+
+
+def test_who_leaves_without_the_master_knowing_is_not_taken_for_stuck(
+    tmp_path: Path, loop_kind: LoopKind
+) -> None:
+    with Alone(tmp_path, SLOW_TO_LEAVE, loop_kind) as worker:
+        worker.get_ready()
+        worker.process.terminate()
+        late_s = 0.0
+        states = set()
+        while worker.process.poll() is None:
+            reading = worker.reading()
+            states.add((reading.state, reading.promise_ns > 0))
+            if reading.promise_ns:
+                late_s = max(late_s, time.monotonic() - reading.promise_ns / 1e9)
+            time.sleep(0.01)
+        assert worker.process.returncode == Exit.OK
+    assert {(State.DRAINING, True), (State.DRAINING, False)} <= states
+    assert late_s < TICK_S
