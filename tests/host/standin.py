@@ -65,7 +65,10 @@ def run(
     signal.signal(signal.SIGTERM, _ignore if script is Script.DEAF else _leave)
     words[Word.STATE] = State.READY
     words[Word.PROMISE_NS] = promise()
-    channel.send(encode(Ready()))
+    try:
+        channel.send(encode(Ready()))
+    except BrokenPipeError:
+        return 0  # the master is gone
     if script is Script.BABBLES:
         channel.send(b"\xff\xff not MessagePack")
         channel.send(b"x" * (LONGEST_MESSAGE_BYTES + 1))

@@ -16,13 +16,14 @@ import socket
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 from typing import Any, Self
 
 import msgspec
 
 from asgi_worker import contract
-from asgi_worker.contract import BootFailed, Ready, WorkerSettings
+from asgi_worker.contract import Awake, BootFailed, Ready, WorkerSettings
 from asgi_worker.scoreboard import Reading, Scoreboard
 from tests.worker.serving import PATIENCE_S, LoopKind
 
@@ -101,11 +102,19 @@ class Alone:
         self.channel.sendmsg([contract.encode(message)], ancillary if files else [])
 
     def hear(self) -> contract.Message:
-        """The next message of the worker."""
-        return contract.decode(self.channel.recv(contract.LONGEST_MESSAGE_BYTES))
+        """The next message of the worker; that it has a connection again is left out."""
+        while True:
+            message = contract.decode(self.channel.recv(contract.LONGEST_MESSAGE_BYTES))
+            if not isinstance(message, Awake):
+                return message
 
     def says_nothing(self, seconds: float) -> bool:
-        return not select.select([self.channel], [], [], seconds)[0]
+        deadline = time.monotonic() + seconds
+        while select.select([self.channel], [], [], max(0.0, deadline - time.monotonic()))[0]:
+            datagram = self.channel.recv(contract.LONGEST_MESSAGE_BYTES)
+            if not isinstance(contract.decode(datagram), Awake):
+                return False
+        return True
 
     def get_ready(self) -> None:
         message = self.hear()

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from asgi_worker.contract import (
+    LONGEST_MESSAGE_BYTES,
     STACKS_SIGNAL,
+    Awake,
     Drain,
     Exit,
     Reopen,
     Spawn,
+    decode,
 )
 from asgi_worker.scoreboard import State
 from tests.worker.alone import GENERATION, SLOT, Alone, read_all
@@ -265,3 +268,17 @@ def test_the_queue_is_left_to_the_successor(tmp_path: Path, loop_kind: LoopKind)
                 accepted.recv(4096)
                 accepted.sendall(b"from the successor")
                 assert client.recv(4096) == b"from the successor"
+
+
+def test_a_resting_worker_tells_the_master_when_it_wakes(
+    tmp_path: Path, loop_kind: LoopKind
+) -> None:
+    with Alone(tmp_path, HELLO, loop_kind) as worker:
+        worker.get_ready()
+        for _ in range(2):
+            with worker.connect():
+                assert decode(worker.channel.recv(LONGEST_MESSAGE_BYTES)) == Awake()
+            deadline = time.monotonic() + PATIENCE_S
+            while (seen := worker.reading()).promise_ns - seen.stamp_ns < 0.9e9:
+                assert time.monotonic() < deadline, "it rests when the connection is gone"
+                time.sleep(0.01)
