@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import os
 import re
@@ -185,6 +186,22 @@ def nothing_is_left_open_by_the_dead(stage: Stage) -> None:
         assert not Path(f"/proc/{template}").exists()
     assert len(descriptors()) == before
     assert children() == []
+
+
+def nothing_is_kept_for_good_of_the_dead(stage: Stage) -> None:
+    """Every fork makes immortal what there is, and in a year there are many."""
+
+    def templates(count: int) -> int:
+        for _ in range(count):
+            stage.with_template()
+            stage.host.kill_template(1)
+            stage.until_template_exits()
+        gc.collect()
+        return gc.get_freeze_count() + len(gc.get_objects())
+
+    before = templates(3)
+    grown = templates(20) - before
+    assert grown <= 20, grown  # a variable of with_template, which is a cell
 
 
 def a_child_holds_only_what_is_its_own(stage: Stage) -> None:
@@ -385,6 +402,7 @@ SCENARIOS: dict[str, Callable[[Stage], None]] = {
         a_worker_whose_pidfd_finds_no_place_is_killed_and_refused,
         a_template_without_descriptors_refuses_and_later_goes_on,
         nothing_is_left_open_by_the_dead,
+        nothing_is_kept_for_good_of_the_dead,
         a_child_holds_only_what_is_its_own,
         a_worker_is_told_which_listeners_are_its_own,
         nobody_dies_of_being_asked_for_stacks_however_early,

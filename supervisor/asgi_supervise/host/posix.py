@@ -104,6 +104,8 @@ class PosixHost:
     # --- templates and workers -------------------------------------------------------------------
 
     def start_template(self, generation: int, blueprint: Blueprint) -> None:
+        template.flush_streams()
+        sharing.keep()  # before anything is made for this child, which would be kept for good
         try:
             with ExitStack() as undo:
                 child, theirs = Child.conceive(undo, self._selector, generation)
@@ -213,8 +215,6 @@ class PosixHost:
     # --- births ----------------------------------------------------------------------------------
 
     def _fork_template(self, child: Child, theirs: socket.socket, blueprint: Blueprint) -> int:
-        template.flush_streams()
-        sharing.keep()
         with signals.blocked():
             with attempting("fork"):
                 pid = os.fork()
