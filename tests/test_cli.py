@@ -338,6 +338,52 @@ def test_a_reload_gives_new_workers_what_was_changed(tmp_path: Path) -> None:
     assert "(in asgi-supervise.toml)" in refused
 
 
+def test_a_release_that_was_removed_does_not_keep_the_next_from_service(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "current").symlink_to("one")
+    words = "asgi_supervise.demo:app --workers 1 --port 0 --chdir current --bake-time 0"
+    with subprocess.Popen(
+        [sys.executable, "-m", "asgi_supervise", *words.split()],
+        cwd=tmp_path,
+        env=environment(ASGI_SUPERVISE_ACCESS_LOG="no"),
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        patience = threading.Timer(60, process.kill)  # ends whatever is waited for below
+        patience.start()
+        try:
+            assert process.stderr is not None
+            next(line for line in process.stderr if "serving on" in line)
+            (tmp_path / "current").unlink()
+            (tmp_path / "current").symlink_to("two")
+            (tmp_path / "one").rmdir()
+            process.send_signal(signal.SIGHUP)
+            outcome = next(line for line in process.stderr if re.search("reload [cf]", line))
+        finally:
+            patience.cancel()
+            process.terminate()
+            process.communicate(timeout=60)
+    assert "reload complete: generation 2" in outcome
+
+
+def test_it_may_be_started_by_who_ignores_its_children(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [
+            *("sh", "-c", 'trap "" CHLD; exec "$@"', "sh"),
+            *(sys.executable, "-m", "asgi_supervise", "asgi_supervise.demo:app", "-w", "none"),
+        ],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert "workers = none" in result.stderr
+
+
 def test_a_log_file_that_cannot_be_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     result = run(tmp_path, "fruitshop:app", "--access-log-file", "pipe")

@@ -139,7 +139,7 @@ class Template:
         os.environ.update(self.blueprint.variables)
         time.tzset()
         logs.set_level(self.blueprint.settings.log_level)
-        if os.path.realpath(self.blueprint.directory) != os.getcwd():
+        if os.path.realpath(self.blueprint.directory) != _where_we_are():
             os.chdir(self.blueprint.directory)  # not to where we are: that may be forbidden by now
         module, _, name = self.blueprint.run_worker.partition(":")
         run_worker: RunWorker = getattr(importlib.import_module(module), name)
@@ -332,6 +332,13 @@ def live(
         traceback.print_exc()
     finally:
         _leave(status)
+
+
+def _where_we_are() -> str:
+    """Empty if that is removed by now, as the release that the master was started in may be."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.getcwd()
+    return ""
 
 
 def _import(name: str) -> None:
