@@ -115,6 +115,8 @@ def answer_of(work: Callable[[], bytes]) -> tuple[bytes, int]:
 
     ``work`` may leave by :class:`SystemExit`; the answer is empty then.
     """
+    # Whoever started us may ignore it, and this is inherited: then no child leaves a status.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
