@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.lifecycle import (
     LIFE,
     SERVICE,
@@ -18,6 +19,7 @@ from asgi_supervise.policy.lifecycle import (
     Turn,
 )
 from asgi_supervise.policy.rollout import ROLLOUT, Deed, Mark, Step
+from tests.policy.stage import Stage
 
 P, C, S, T, R, M = Phase, Change, Service, Turn, Step, Mark
 
@@ -72,3 +74,21 @@ def test_every_way_out_of_service_but_the_last_sees_to_all_processes() -> None:
         for turn in (Turn.KILL, Turn.GIVE_UP):
             assert SERVICE[service][turn] == (Service.KILLING, Task.KILL_ALL)
     assert SERVICE[Service.STOPPING][Turn.KILL] == (Service.KILLING, Task.KILL_ALL)
+
+
+def test_what_cannot_happen_to_the_service_or_a_reload_is_reported_and_changes_nothing() -> None:
+    stage = Stage()
+    stage.bugs_expected = True
+    stage.until(stage.full)
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: len(stage.host.serving()) == 3)
+    supervisor, now = stage.supervisor, stage.host.now()
+    assert supervisor.reloads.current is not None
+    supervisor._turn(Turn.BOOTED, now, "")
+    supervisor.reloads._mark(supervisor.reloads.current, Mark.SPOILED, now)
+    stage.until(stage.full)
+    assert stage.generations_serving() == {2}
+    assert stage.said_with("BUG") == [
+        "error: [BUG] service: booted while serving",
+        "error: [BUG] rollout: spoiled while watching its first worker",
+    ]
