@@ -225,3 +225,21 @@ def test_the_master_keeps_no_descriptor_of_the_dead() -> None:
             service.ready()
             counts.append((len(list(master.iterdir())), len(list(template.iterdir()))))
         assert len(set(counts)) == 1, counts
+
+
+def test_a_worker_told_to_end_by_others_is_replaced_before_it_has_finished() -> None:
+    with Service("-w", "1") as service:
+        address = service.serving()
+        victim = service.workers()[0]
+        with connected(address) as client:
+            send(client, "/slow/3")
+            service.wait_line("slow request begins")
+            os.kill(victim, signal.SIGTERM)
+            service.wait_line(
+                rf"pid={victim} is unhealthy: it got SIGTERM, and not from the master"
+            )
+            service.wait_line(r"worker slot=0 gen=1 pid=\d+ ready")
+            assert json.loads(request(address))["pid"] != victim
+            assert state(victim) in ("S", "R"), "it still has a request to finish"
+            assert json.loads(answer(client))["pid"] == victim
+        service.wait_line(rf"pid={victim} exited with status 0")

@@ -37,6 +37,7 @@ from asgi_worker.contract import (
     Exit,
     Ready,
     Reopen,
+    Unhealthy,
     Withdraw,
 )
 from asgi_worker.health import Health, withdrawn
@@ -335,8 +336,12 @@ class _Worker:
         if self.server is None:
             self._stop("SIGTERM while starting")
         else:
-            alone = Drain(self.settings.graceful_timeout_s, successor=True)
-            self.loop.call_later(MASTERS_WORD_S, self._drain, alone)
+            self.loop.call_later(MASTERS_WORD_S, self._leave_alone)
+
+    def _leave_alone(self) -> None:
+        if not self.told_to_stop.done():
+            self._tell(Unhealthy("it got SIGTERM, and not from the master"))
+            self._drain(Drain(self.settings.graceful_timeout_s, successor=True))
 
     def _drain(self, message: Drain) -> None:
         if not self.told_to_stop.done():
