@@ -55,6 +55,7 @@ SLOW_STARTUP = (
     "the application did not complete lifespan startup within 57.9 s (see --startup-timeout)"
 )
 SICK = "GET /healthz was answered 503"
+TERMINATED = "it got SIGTERM, and not from the master"
 SICK_AT_START = f"the application is not healthy after 58 s: {SICK} (see --health-path)"
 FORK = f"fork: {os.strerror(errno.EAGAIN)}"
 TRACEBACK = """\
@@ -297,6 +298,10 @@ def gives_up() -> Iterator[Stage]:
 
 
 def deaths() -> Iterator[Stage]:
+    stage = Stage()
+    stage.until(stage.full)
+    stage.host.change_health(stage.host.in_slot(1), TERMINATED)
+    yield until_said(stage, "is unhealthy")
     for status, out_of_memory in ((1, False), (-9, False), (-9, True), (-11, False)):
         stage = full()
         worker = stage.host.in_slot(0)
@@ -439,9 +444,15 @@ def test_every_pattern_to_be_looked_up_is_that_of_a_line() -> None:
     assert [pattern for pattern in PATTERNS if not is_a_line(pattern)] == []
 
 
-@pytest.mark.parametrize("reason", [IMPORT, STARTUP, SLOW_STARTUP, SICK, SICK_AT_START, FORK])
+@pytest.mark.parametrize(
+    "reason", [IMPORT, STARTUP, SLOW_STARTUP, SICK, TERMINATED, SICK_AT_START, FORK]
+)
 def test_a_reason_is_one_that_the_code_gives(reason: str) -> None:
-    assert any(re.search(text.pattern(), reason) for path in OTHERS for text in texts(path))
+    assert any(
+        f'"{reason}"' in path.read_text()
+        or any(re.search(text.pattern(), reason) for text in texts(path))
+        for path in OTHERS
+    )
 
 
 @pytest.mark.parametrize("path", POLICY, ids=lambda path: path.stem)
