@@ -16,7 +16,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import Protocol, assert_never
 
 from asgi_supervise.control.status import Status, snapshot
-from asgi_supervise.host import logs, privileges, sockets
+from asgi_supervise.host import logs, privileges, signals, sockets
 from asgi_supervise.host.children import UnsupportedSystem
 from asgi_supervise.host.pidfile import PidFile, PidFileError, PidFileTaken
 from asgi_supervise.host.posix import PosixHost
@@ -192,7 +192,8 @@ def run(loaded: Loaded, reread: Reread) -> int:
     entitle(settings)
     with ExitStack() as open_things:
         try:
-            master = _prepare(loaded, reread, open_things)
+            with signals.blocked():  # who reads the pid file may send one that is not heard yet
+                master = _prepare(loaded, reread, open_things)
         except (
             privileges.PrivilegeError,
             PidFileError,

@@ -208,6 +208,17 @@ def test_the_pid_file_comes_and_goes(tmp_path: Path) -> None:
     assert not path.exists()
 
 
+def test_a_signal_is_heard_from_the_moment_there_is_a_pid_file(tmp_path: Path) -> None:
+    for attempt in range(5):  # it is a matter of milliseconds
+        path = tmp_path / f"pid{attempt}"
+        with Service("--pid", str(path), "--bake-time", "0") as service:
+            while not (path.exists() and path.read_text()):
+                assert service.process.poll() is None
+            service.process.send_signal(signal.SIGHUP)
+            service.serving()
+            service.wait_line("reload complete: generation 2")
+
+
 WHO = """
 import os  # nothing else: the user may not be able to read where Python is installed
 
