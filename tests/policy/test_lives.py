@@ -224,3 +224,14 @@ def test_why_everything_ends_is_told() -> None:
     assert stage.said_with("stopping") == [
         "error: stopping at once: the application cannot start",
     ]
+
+
+def test_who_says_quit_again_kills_again() -> None:
+    stage = Stage(workers=1)
+    stage.host.kills_wanted = 2
+    stage.until(stage.full)
+    began = stage.host.now()
+    for _ in range(2):
+        stage.ask(v.Intent.QUIT)
+    stage.until(stage.done)
+    assert stage.host.now() - began < 0.5

@@ -324,3 +324,15 @@ def test_when_no_slot_has_a_worker_the_canary_takes_the_first() -> None:
     assert [(w.slot, w.generation) for w in stage.host.serving()] == [(0, 2)]
     stage.until(stage.full)
     assert stage.host.now() < 1010, "other code may be tried at once"
+
+
+def test_a_canary_that_starts_is_dismissed_when_the_service_is_to_stop() -> None:
+    stage = serving(shutdown_delay_s=10.0)
+    stage.host.generation_scripts[2] = Script.HANGS
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: len(stage.host.workers) == 4)
+    stage.ask(v.Intent.STOP)
+    stage.until(lambda: len(stage.host.workers) == 3 and list(stage.host.templates) == [1])
+    assert len(stage.host.serving()) == 3, "it serves on meanwhile"
+    assert stage.said_with("info: generation 2 is not tried any further")
+    stage.until(stage.done)
