@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -338,15 +339,12 @@ def test_a_reload_gives_new_workers_what_was_changed(tmp_path: Path) -> None:
     assert "(in asgi-supervise.toml)" in refused
 
 
-def test_a_release_that_was_removed_does_not_keep_the_next_from_service(tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "current").symlink_to("one")
-    words = "asgi_supervise.demo:app --workers 1 --port 0 --chdir current --bake-time 0"
+def reload_outcome(directory: Path, words: str, change: Callable[[], None], **more: str) -> str:
+    """How a reload ended, after ``change`` was made to a service that is started so; its log."""
     with subprocess.Popen(
         [sys.executable, "-m", "asgi_supervise", *words.split()],
-        cwd=tmp_path,
-        env=environment(ASGI_SUPERVISE_ACCESS_LOG="no"),
+        cwd=directory,
+        env=environment(ASGI_SUPERVISE_ACCESS_LOG="no", **more),
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
@@ -355,16 +353,48 @@ def test_a_release_that_was_removed_does_not_keep_the_next_from_service(tmp_path
         try:
             assert process.stderr is not None
             next(line for line in process.stderr if "serving on" in line)
-            (tmp_path / "current").unlink()
-            (tmp_path / "current").symlink_to("two")
-            (tmp_path / "one").rmdir()
+            change()
             process.send_signal(signal.SIGHUP)
             outcome = next(line for line in process.stderr if re.search("reload [cf]", line))
         finally:
             patience.cancel()
             process.terminate()
-            process.communicate(timeout=60)
-    assert "reload complete: generation 2" in outcome
+            _, rest = process.communicate(timeout=60)
+    return outcome + rest
+
+
+def test_a_release_that_was_removed_does_not_keep_the_next_from_service(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "current").symlink_to("one")
+
+    def release() -> None:
+        (tmp_path / "current").unlink()
+        (tmp_path / "current").symlink_to("two")
+        (tmp_path / "one").rmdir()
+
+    words = "asgi_supervise.demo:app --workers 1 --port 0 --chdir current --bake-time 0"
+    assert "reload complete: generation 2" in reload_outcome(tmp_path, words, release)
+
+
+def test_what_a_release_has_no_more_is_not_found_in_the_former(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "shop.py").write_text(
+            "import fruit\nfrom asgi_supervise.demo import app"
+        )
+    (tmp_path / "one" / "fruit.py").touch()
+    (tmp_path / "current").symlink_to("one")
+
+    def release() -> None:
+        (tmp_path / "current").unlink()
+        (tmp_path / "current").symlink_to("two")
+
+    here = tmp_path / "current"
+    words = "shop:app --workers 1 --port 0 --bake-time 0"
+    outcome = reload_outcome(here, words, release, PWD=str(here))
+    assert "reload failed, generation 1 serves on" in outcome
+    assert "No module named 'fruit'" in outcome
 
 
 def test_it_may_be_started_by_who_ignores_its_children(tmp_path: Path) -> None:

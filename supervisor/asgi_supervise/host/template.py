@@ -139,8 +139,11 @@ class Template:
         os.environ.update(self.blueprint.variables)
         time.tzset()
         logs.set_level(self.blueprint.settings.log_level)
-        if os.path.realpath(self.blueprint.directory) != _where_we_are():
+        before = _where_we_are()
+        if os.path.realpath(self.blueprint.directory) != before:
             os.chdir(self.blueprint.directory)  # not to where we are: that may be forbidden by now
+            if sys.path[:1] == [before]:  # by python -m; nothing of a former release is imported
+                sys.path[0] = os.getcwd()
         module, _, name = self.blueprint.run_worker.partition(":")
         run_worker: RunWorker = getattr(importlib.import_module(module), name)
         if self.blueprint.settings.loop != "asyncio":
