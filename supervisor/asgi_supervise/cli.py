@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from asgi_supervise import PROGRAM
 from asgi_worker.contract import Exit
 
 if TYPE_CHECKING:
     from asgi_supervise.settings.sources import Loaded
-
-PROGRAM = "asgi-supervise"
 
 
 def main() -> None:
@@ -29,8 +29,13 @@ def main() -> None:
 
     from asgi_supervise.host.children import answer_of
 
-    said, status = answer_of(_read_words)
-    sys.exit(_serve(json.loads(said)) if said else status)
+    try:
+        said, status = answer_of(_read_words)
+        sys.exit(_serve(json.loads(said)) if said else status)
+    except OSError as error:
+        sys.exit(_say(f"cannot start: {error}", Exit.INTERNAL))
+    except KeyboardInterrupt:  # before the master hears signals
+        sys.exit(128 + signal.SIGINT)
 
 
 def refuse(system: str) -> str:

@@ -22,13 +22,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asgi_supervise import __version__
+from asgi_supervise import PROGRAM, __version__
 from asgi_supervise.settings.schema import TABLE
 
 if TYPE_CHECKING:
     from asgi_supervise.settings.entry import Entry
-
-PROGRAM = "asgi-supervise"
 
 
 def program(use: Callable[[dict[str, Any]], None]) -> typer.Typer:

@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-KEPT = sys.implementation.name == "cpython" and (3, 12) <= sys.version_info < (3, 15)
+KEPT = sys.implementation.name == "cpython" and (3, 12) <= sys.version_info < (3, 14)
 
 
 def run(program: str) -> str:

@@ -87,7 +87,7 @@ def test_what_is_done(
 @pytest.mark.parametrize(
     ("phase", "change", "worker_s", "template_s"),
     [
-        (Phase.ASKED, Change.FORKED, STARTED_BY, STARTED_BY),
+        (Phase.ASKED, Change.FORKED, NOW + 60, NOW + 60),
         (Phase.ASKED, Change.RETIRED, NOW + 4, NOW + 6),
         (Phase.STARTING, Change.BECAME_READY, math.inf, math.inf),
         (Phase.STARTING, Change.BOOT_FAILED, NOW + 4, NOW + 6),

@@ -87,6 +87,27 @@ def test_all_that_die_before_they_are_ready_end_it_too() -> None:
     assert stage.said_with("slot=0", "not ready within 5 s")
 
 
+def test_a_template_that_does_not_fork_is_found_out_long_before_a_slow_start_would_be() -> None:
+    stage = Stage(startup_timeout_s=600.0)
+    stage.until(stage.full)
+    stage.host.clock += 60
+    stage.host.templates[1].hung = True
+    stage.host.crash_worker(stage.host.in_slot(1), -9)
+    began = stage.host.now()
+    stage.until(lambda: bool(stage.said_with("does not fork what it is asked for; killing it")))
+    assert 10 <= stage.host.now() - began < 11
+    stage.until(stage.full)
+    assert stage.host.now() - began < 20
+
+
+def test_the_time_for_starting_begins_with_the_fork() -> None:
+    stage = Stage(workers=1, startup_timeout_s=100.0)
+    stage.script(Script.HANGS)
+    began = stage.host.now()
+    stage.until(lambda: bool(stage.said_with("not ready within 100 s")))
+    assert 100 <= stage.host.now() - began < 101
+
+
 def test_one_killed_before_it_was_ready_failed_to_boot() -> None:
     stage = Stage(workers=1)
     stage.script(Script.HANGS)

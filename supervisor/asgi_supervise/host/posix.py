@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import selectors
 import signal
@@ -39,6 +40,8 @@ from asgi_worker.contract import (
     Withdraw,
 )
 from asgi_worker.scoreboard import Scoreboard, Word
+
+log = logging.getLogger("asgi_supervise")
 
 LONGEST_WAIT_S = 3600.0
 """Deadlines further away are waited for in parts: the kernel counts milliseconds in 32 bits."""
@@ -192,7 +195,10 @@ class PosixHost:
     def pass_on(self, descriptors: Mapping[int, int]) -> None:
         message = Reopen(tuple(descriptors))
         for child in (*self._templates.values(), *self._workers.values()):
-            child.tell(message, descriptors.values())
+            if not child.tell(message, descriptors.values()):
+                log.warning(
+                    "cannot pass log files on to pid %s: it goes on with the old", child.pid
+                )
 
     def close_listeners(self) -> None:
         self._listeners.refuse()

@@ -11,7 +11,7 @@ themselves: a function and the variables it closes over go with the process.
 
 CPython has no call for this before 3.15, so the count is written where it is, the first word of an
 object, after that was tried on an object of our own. Where it is not known to be so (before 3.12,
-without the GIL, debug builds) nothing is done: processes share less, and that is all.
+from 3.14, without the GIL, debug builds) nothing is done: processes share less, and that is all.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ import types
 from typing import Any, Final
 
 _LEAST_IMMORTAL: Final = 1 << 31
-"""The count of an immortal object is at least that (in 3.12 and 3.13 "less than 0")."""
-_IMMORTAL: Final = 3 << 30 if sys.version_info >= (3, 14) else 0xFFFFFFFF
-"""``_Py_IMMORTAL_INITIAL_REFCNT`` of 3.14, ``_Py_IMMORTAL_REFCNT`` before. 3.14 has its distance to
-both ends for a reason: its own frames and extensions for the ABI of 3.11 do not ask, they add 1,
-and there the count has no more bits to flow over into."""
+"""The count of an immortal object is at least that (CPython asks whether it is "less than 0")."""
+_IMMORTAL: Final = 0xFFFFFFFF
+"""``_Py_IMMORTAL_REFCNT`` of 3.12 and 3.13. Extensions for the ABI of 3.11 add 1 to it without
+asking; it then flows over into the upper half of the word. 3.14 has no such half."""
 _CODE: Final = (
     types.FunctionType,
     types.WrapperDescriptorType,
@@ -97,7 +96,7 @@ def _possible() -> bool:
     """Whether this is the interpreter we know, and does as we think."""
     if (
         sys.implementation.name != "cpython"
-        or not (3, 12) <= sys.version_info < (3, 15)
+        or not (3, 12) <= sys.version_info < (3, 14)
         or sys.byteorder != "little"
         or sys.maxsize < 2**32
         or sysconfig.get_config_var("Py_GIL_DISABLED")

@@ -24,7 +24,10 @@ from asgi_supervise.policy.vocabulary import Intent
 
 INTENTS: dict[Signals, tuple[Intent, str]] = {
     Signals.SIGTERM: (Intent.STOP, "Stop gracefully: requests in flight are finished."),
-    Signals.SIGINT: (Intent.INTERRUPT, "Ctrl-C: stop gracefully; a second one stops at once."),
+    Signals.SIGINT: (
+        Intent.INTERRUPT,
+        "Ctrl-C: stop gracefully; once more, or after TERM, stops at once.",
+    ),
     Signals.SIGQUIT: (Intent.QUIT, "Stop at once."),
     Signals.SIGHUP: (
         Intent.RELOAD,

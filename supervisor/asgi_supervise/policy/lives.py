@@ -20,6 +20,8 @@ KILL_AGAIN_S = 1.0
 """A killed process that was not reaped by then is killed again."""
 ABORT_S = 2.0
 """After SIGABRT: for a core to be written."""
+FORK_S = 10.0
+"""What a template has to fork a worker it was asked for; it needs milliseconds."""
 TEMPLATE_EXTRA_S = 2.0
 """A template leaves after its workers, so it has this much longer."""
 
@@ -65,8 +67,10 @@ class Lives:
 
     def _next_deadline(self, member: Member, change: Change, now: float) -> float:
         match member.life.phase:
-            case Phase.ASKED | Phase.STARTING:
+            case Phase.ASKED:
                 return member.life.deadline  # set when it was asked for
+            case Phase.STARTING:
+                return now + self._rules[member.generation].startup_timeout_s
             case Phase.READY | Phase.GONE:
                 return math.inf
             case Phase.LEAVING:

@@ -17,7 +17,7 @@ from asgi_supervise.policy.deaths import Deaths
 from asgi_supervise.policy.fleet import Fleet, Worker
 from asgi_supervise.policy.health import Roll, Rules
 from asgi_supervise.policy.lifecycle import SERVICE, Change, Phase, Service, Task, Turn
-from asgi_supervise.policy.lives import Lives
+from asgi_supervise.policy.lives import FORK_S, Lives
 from asgi_supervise.policy.processes import Processes
 from asgi_supervise.policy.reloads import Reloads
 from asgi_supervise.policy.rollout import Step
@@ -266,16 +266,16 @@ class Supervisor:
         return template is not None and template.life.phase is Phase.READY
 
     def _ask_for(self, wish: Wish, now: float) -> None:
-        deadline = now + self._rules_of[wish.generation].startup_timeout_s
+        startup_s = self._rules_of[wish.generation].startup_timeout_s
         current = self.reloads.current
         trying = current is not None and wish.generation == current.candidate
         if wish.slot is None:
-            self.fleet.found(wish.generation, deadline)
+            self.fleet.found(wish.generation, now + startup_s)
             self._journal.add(v.StartTemplate(wish.generation))
             if current is not None and trying:
                 current.template_asked = True
             return
-        worker = self.fleet.enlist(wish.slot, wish.generation, deadline)
+        worker = self.fleet.enlist(wish.slot, wish.generation, now + min(startup_s, FORK_S))
         if current is not None and trying:
             current.canary = worker.number
         self._journal.add(v.SpawnWorker(worker.number, wish.slot, worker.seat, worker.generation))
