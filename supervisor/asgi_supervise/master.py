@@ -148,6 +148,8 @@ class Master:
                 host.dump_stacks(generation, whose)
             case v.ReadStacks(generation=generation, worker=whose):
                 host.read_stacks(generation, whose)
+            case v.Steer(weights=weights):
+                host.steer(weights)
             case v.ReopenLogs():
                 host.pass_on(self._output.reopen())
             case v.CloseListeners():

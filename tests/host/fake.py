@@ -11,7 +11,7 @@ import enum
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from asgi_supervise.host.sockets import Listeners
@@ -93,6 +93,8 @@ class FakeHost:
         """SIGKILLs until a process ends; more than one is a process stuck in the kernel."""
         self.listening = True
         self.closed = False
+        self.weights: tuple[int, ...] = ()
+        """Of each slot, as told last."""
         self.resting = False
         """No worker has a connection."""
         self.passed_on: list[Mapping[int, int]] = []
@@ -223,6 +225,9 @@ class FakeHost:
         )
         text, state = (child.stacks, "S") if child is not None else ("", "")
         self.happens(v.StacksRead(generation, worker, text, state))
+
+    def steer(self, weights: Sequence[int]) -> None:
+        self.weights = tuple(weights)
 
     def pass_on(self, descriptors: Mapping[int, int]) -> None:
         self.passed_on.append(descriptors)

@@ -65,6 +65,8 @@ class PosixHost:
         self._memory_kills = MemoryKills()
         self._templates: dict[int, Child] = {}
         self._workers: dict[int, Child] = {}
+        self._steers = True
+        """As far as we know, the kernel lets us."""
         self._happened: list[v.Event] = []
         self._strays = True  # there may be some from before an exec
         self._selector = selectors.DefaultSelector()
@@ -191,6 +193,18 @@ class PosixHost:
         if child is not None and child.pid is not None:
             text, state = stacks.read(child.stacks), stacks.kernel_state(child.pid)
         self._happened.append(v.StacksRead(generation, worker, text, state))
+
+    def steer(self, weights: Sequence[int]) -> None:
+        if self._steers:
+            try:
+                self._listeners.steer(weights)
+            except OSError as error:
+                self._steers = False
+                log.warning(
+                    "cannot steer new connections: %s; the kernel spreads them over all slots, "
+                    "also over those whose worker starts or hangs",
+                    error.strerror,
+                )
 
     def pass_on(self, descriptors: Mapping[int, int]) -> None:
         message = Reopen(tuple(descriptors))

@@ -27,6 +27,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
+from asgi_supervise.host import reuseport
 from asgi_supervise.host.privileges import Identity
 
 LOCK_TRIES = 100
@@ -64,6 +65,11 @@ class Listeners:
         for number, sockets in enumerate(self.by_slot):
             if number != slot:
                 _close(sockets)
+
+    def steer(self, weights: Sequence[int]) -> None:
+        """Weigh the slots of every TCP address for new connections. Raises ``OSError``."""
+        for first in self.by_slot[0]:  # any socket of a group stands for it
+            reuseport.attach(first, weights)
 
     def close(self) -> None:
         """Close this process's copies. The last one closed resets what waits in the queue."""

@@ -7,7 +7,7 @@ same master on a fake host; one contract test runs against that and :class:`~.po
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from asgi_supervise.host.template import Blueprint
@@ -71,6 +71,10 @@ class Host(Protocol):
 
     def read_stacks(self, generation: int, worker: int | None) -> None:
         """Comes *StacksRead*, also for a process that is gone (empty)."""
+        ...
+
+    def steer(self, weights: Sequence[int]) -> None:
+        """Send new TCP connections to slots with these weights, as far as the kernel can."""
         ...
 
     def pass_on(self, descriptors: Mapping[int, int]) -> None:

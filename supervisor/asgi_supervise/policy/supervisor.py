@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, assert_never
 
-from asgi_supervise.policy import sizing
+from asgi_supervise.policy import sizing, steering
 from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.deaths import Deaths
 from asgi_supervise.policy.fleet import Fleet, Worker
@@ -54,6 +54,8 @@ class Supervisor:
         )
         self._watch = self._processes.watch
         self._stop_at = math.inf
+        self._weights = tuple(1 for _ in sizing.slots_wanted(rules))
+        """Of each slot; to begin with, all are alike."""
 
     @property
     def rules(self) -> Rules:
@@ -95,6 +97,7 @@ class Supervisor:
         self._turn_over(now)
         self._judge(now)
         self._watch.decide(self.rules, now)
+        self._steer()
         while due := [wish for wish in self._wishes() if wish.when <= now]:
             self._ask_for(due[0], now)
         return self._journal.take()
@@ -148,6 +151,15 @@ class Supervisor:
                 for worker in (*stale, *fresh):
                     if worker is not ready[0]:
                         self._lives.step(worker, Change.RETIRED, now)
+
+    def _steer(self) -> None:
+        """Send new connections where somebody accepts them."""
+        if self.service in (Service.BOOTING, Service.SERVING, Service.WITHDRAWN):
+            slots = sizing.slots_wanted(self.rules)
+            weights = steering.weights(self.fleet, slots, self._watch.is_stuck)
+            if weights != self._weights:
+                self._weights = weights
+                self._journal.add(v.Steer(weights))
 
     def _judge(self, now: float) -> None:
         if self.service in (Service.BOOTING, Service.SERVING, Service.WITHDRAWN):

@@ -308,6 +308,12 @@ class ReadStacks(msgspec.Struct, frozen=True):
     worker: int | None
 
 
+class Steer(msgspec.Struct, frozen=True):
+    """Send new TCP connections to slots with these weights, as far as the kernel can."""
+
+    weights: tuple[int, ...]
+
+
 class ReopenLogs(msgspec.Struct, frozen=True):
     """Open the log files anew, here and in every process of ours."""
 
@@ -345,6 +351,7 @@ Act = (
     | LookAtPromises
     | DumpStacks
     | ReadStacks
+    | Steer
     | ReopenLogs
     | CloseListeners
     | AnnounceServing

@@ -70,6 +70,11 @@ class Watch:
         stall = self._stalls.stuck.get(worker)
         return None if stall is None else stall.stuck_s
 
+    def is_stuck(self, worker: Worker) -> bool:
+        """Whether its loop hangs for so long that it was, or could have been, warned of."""
+        stall = self._stalls.stuck.get(worker.number)
+        return stall is not None and stall.warned
+
     def ask_late_starter(self, member: Member, now: float) -> None:
         """Ask for its stacks; ``unready`` is told when they are there, or will not come."""
         if _key(member) not in self._stalls.inquiries:

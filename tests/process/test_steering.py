@@ -1,0 +1,69 @@
+"""New connections go where somebody accepts them, as far as the kernel can be told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections import Counter
+
+import pytest
+
+from tests.process.faults import failing, needs_strace
+from tests.process.service import Service, request, state, until
+
+pytestmark = pytest.mark.process
+CLIENTS = 60
+SOON_S = 1.5
+
+
+def asked(address: tuple[str, int], clients: int) -> Counter[int]:
+    """Who answers new connections, one after the other, each within moments."""
+    slots: Counter[int] = Counter()
+    for _ in range(clients):
+        began = time.monotonic()
+        slots[json.loads(request(address))["slot"]] += 1
+        assert time.monotonic() - began < SOON_S
+    return slots
+
+
+def test_a_stopped_worker_gets_no_new_connections_until_it_goes_on() -> None:
+    with Service("-w", "2") as service:
+        address = service.serving()
+        victim = service.workers()[0]
+        request(address)
+        os.kill(victim, signal.SIGSTOP)
+        until(lambda: state(victim) == "T", "the worker is stopped")
+        service.wait_line("worker slot=0 .* its loop is stuck .* because it was stopped")
+        assert asked(address, CLIENTS) == {1: CLIENTS}
+        os.kill(victim, signal.SIGCONT)
+        service.wait_line("worker slot=0 .* its loop turns again")
+        until(lambda: asked(address, 1) == {0: 1}, "it is asked again")
+
+
+def test_a_slot_whose_worker_starts_gets_no_new_connections() -> None:
+    with Service("-w", "3", environment={"SLOW_IMPORT_S": "2"}) as service:
+        address = service.serving()
+        victim = service.workers()[1]
+        os.kill(victim, signal.SIGKILL)
+        service.wait_line(f"pid={victim} was killed by SIGKILL")
+        slots = asked(address, CLIENTS)
+        assert set(slots) == {0, 2}
+        service.wait_line("worker slot=1 gen=1 .* ready")
+        until(lambda: asked(address, 1) == {1: 1}, "it is asked again")
+
+
+@needs_strace
+def test_where_the_kernel_does_not_let_us_it_is_said_once() -> None:
+    with Service("-w", "2") as service:
+        address = service.serving()
+        with failing(service.process.pid, "setsockopt", "error=EPERM") as fault:
+            for _ in range(2):
+                victim = service.workers()[0]
+                os.kill(victim, signal.SIGKILL)
+                service.wait_line(f"pid={victim} was killed by SIGKILL")
+                service.wait_line("worker slot=0 gen=1 .* ready")
+            assert fault.count() == 1, "it is not tried again"
+        assert request(address)
+    assert service.log.count("cannot steer new connections: Operation not permitted") == 1
