@@ -123,6 +123,11 @@ class Stage:
             self.turn()
         raise AssertionError(f"in vain; the last that was said: {self.said[-5:]}")
 
+    def pass_time(self, seconds: float) -> None:
+        end = self.host.now() + seconds
+        self.host.later(seconds, lambda: None)
+        self.until(lambda: self.host.now() >= end)
+
     def serving(self) -> bool:
         return self.supervisor.service is Service.SERVING
 
@@ -167,3 +172,13 @@ class Stage:
         assert (self.host.workers, self.host.templates) == ({}, {})
         assert self.supervisor.fleet.empty()
         assert not self.host.listening
+
+
+def serving(**rules: Any) -> Stage:
+    """A stage with two workers that have been serving for a minute, and are watched."""
+    stage = Stage(workers=2, **rules)
+    stage.until(stage.full)
+    stage.host.clock += 60
+    for _ in range(4):
+        stage.turn()
+    return stage

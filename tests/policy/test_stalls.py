@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 
@@ -12,7 +11,7 @@ from asgi_supervise.policy.health import Rules
 from asgi_supervise.policy.stalls import ANSWER_S, DUMP_S, LOOK_S, QUIET_S, Purpose, Stall, Stalls
 from asgi_supervise.policy.wording import guilty_frame
 from tests.host.fake import Script
-from tests.policy.stage import Stage
+from tests.policy.stage import Stage, serving
 
 RULES = Rules(workers=2, stall_warn_s=0.5, worker_timeout_s=2.0)
 OFF = Rules(workers=2, stall_warn_s=None, worker_timeout_s=None)
@@ -174,21 +173,6 @@ def test_places_that_always_differ_do_not_fill_the_memory() -> None:
 # --- what the master makes of it ----------------------------------------------------------------
 
 
-def serving(**rules: Any) -> Stage:
-    stage = Stage(workers=2, **rules)
-    stage.until(stage.full)
-    stage.host.clock += 60
-    for _ in range(4):
-        stage.turn()
-    return stage
-
-
-def pass_time(stage: Stage, seconds: float) -> None:
-    end = stage.host.now() + seconds
-    stage.host.later(seconds, lambda: None)
-    stage.until(lambda: stage.host.now() >= end)
-
-
 def answer_after(stage: Stage, seconds: float, text: str = "", state: str = "S") -> None:
     """Stacks come late from now on."""
 
@@ -207,7 +191,7 @@ def test_one_that_turns_again_before_it_is_aborted_lives_on() -> None:
     answer_after(stage, 0.5)
     stage.host.hang(1, for_s=5.4)
     stage.until(lambda: dumps(stage) == 2)
-    pass_time(stage, 5.0)
+    stage.pass_time(5.0)
     assert not stage.said_with("aborting it")
     assert stage.said_with("info: worker slot=0", "its loop turns again")
     assert stage.host.ready_slots() == [0, 1]
@@ -226,7 +210,7 @@ def test_a_short_stall_is_told_of_as_past() -> None:
     stage = serving()
     answer_after(stage, 0.5)
     stage.host.hang(1, for_s=0.7)
-    pass_time(stage, 5.0)
+    stage.pass_time(5.0)
     (line,) = stage.said_with("warning: worker slot=0 gen=1 pid=101: its loop")
     assert line.split(": its loop ")[1].startswith("was stuck for 0.")
     assert not stage.said_with("more like it")
@@ -237,7 +221,7 @@ def test_the_kernel_s_word_is_told_when_no_stack_was_written() -> None:
     stage = serving()
     answer_after(stage, 0.0, state="D")
     stage.host.hang(1, for_s=2.0)
-    pass_time(stage, 5.0)
+    stage.pass_time(5.0)
     (line,) = stage.said_with("warning: worker slot=0", "stuck")
     assert line.endswith("in the kernel (uninterruptible wait)")
 
@@ -247,7 +231,7 @@ def test_places_are_told_of_each_by_itself() -> None:
     for state in "TD":
         answer_after(stage, 0.0, state=state)
         stage.host.hang(1, for_s=1.0)
-        pass_time(stage, 3.0)
+        stage.pass_time(3.0)
     assert len(stage.said_with("warning: worker slot=0", "is stuck")) == 2
 
 
@@ -257,7 +241,7 @@ def test_stacks_nobody_waits_for_are_ignored() -> None:
     stage.host.happens(v.StacksRead(1, 1, "", "S"))
     stage.host.happens(v.StacksRead(1, 99, "", "S"))
     stage.host.happens(v.StacksRead(99, None, "", "S"))
-    pass_time(stage, 1.0)
+    stage.pass_time(1.0)
     assert len(stage.said) == lines
 
 
@@ -266,7 +250,7 @@ def test_one_that_dies_while_its_stacks_are_read_is_not_waited_for() -> None:
     stage.host.hang(1)
     stage.until(lambda: dumps(stage) == 1)
     stage.host.crash_worker(1, -9)
-    pass_time(stage, 1.0)
+    stage.pass_time(1.0)
     assert not stage.said_with("stuck")
 
 
@@ -298,7 +282,7 @@ def test_one_that_gets_ready_while_its_stacks_are_read_lives_on() -> None:
     stage.host.happens(v.WorkerBecameReady(1))
     stage.host.workers[1].ready = True
     stage.until(stage.full)
-    pass_time(stage, 5.0)
+    stage.pass_time(5.0)
     assert not stage.said_with("cannot start")
     assert list(stage.host.workers) == [1]
 

@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
 from asgi_supervise.policy import vocabulary as v
 from tests.host.fake import STACKS, Script
-from tests.policy.stage import Stage
+from tests.policy.stage import Stage, serving
 
 PLACE = "at /srv/app/slow.py:7 in crunch"
-
-
-def serving(**rules: Any) -> Stage:
-    stage = Stage(workers=2, **rules)
-    stage.until(stage.full)
-    stage.host.clock += 60
-    for _ in range(4):
-        stage.turn()
-    return stage
-
-
-def pass_time(stage: Stage, seconds: float) -> None:
-    end = stage.host.now() + seconds
-    stage.host.later(seconds, lambda: None)
-    stage.until(lambda: stage.host.now() >= end)
 
 
 def test_a_loop_that_hangs_is_told_once_with_the_line_and_again_when_it_turns() -> None:
     stage = serving()
     stage.host.hang(stage.host.in_slot(1), for_s=3.0)
-    pass_time(stage, 2.0)
+    stage.pass_time(2.0)
     (warning,) = stage.said_with("warning:", "its loop is stuck for")
     assert warning.startswith("warning: worker slot=1 gen=1 pid=102: its loop is stuck for 0.")
     assert PLACE in warning
     assert warning.endswith(STACKS.rstrip())
-    pass_time(stage, 3.0)
+    stage.pass_time(3.0)
     (again,) = stage.said_with("its loop turns again; it was stuck for")
     assert again.startswith("info: worker slot=1 gen=1 pid=102: its loop turns again; it was stuck")
     stuck_s = float(again.split()[-2])
@@ -48,7 +31,7 @@ def test_a_loop_that_hangs_is_told_once_with_the_line_and_again_when_it_turns() 
 def test_what_is_shorter_than_the_limit_is_not_told() -> None:
     stage = serving(stall_warn_s=2.0)
     stage.host.hang(stage.host.in_slot(0), for_s=1.5)
-    pass_time(stage, 5.0)
+    stage.pass_time(5.0)
     assert not stage.said_with("loop")
     assert not [act for act in stage.acts if isinstance(act, v.DumpStacks)]
 
@@ -57,7 +40,7 @@ def test_what_hangs_again_and_again_at_one_place_is_told_seldom() -> None:
     stage = serving()
     for _ in range(8):
         stage.host.hang(stage.host.in_slot(0), for_s=1.0)
-        pass_time(stage, 2.0)
+        stage.pass_time(2.0)
     first, second = stage.said_with("warning:", "stuck for")
     assert "Current thread" in first
     assert "Current thread" not in second
@@ -100,7 +83,7 @@ def test_when_the_master_was_late_nobody_is_judged(late_s: float) -> None:
     for number in list(stage.host.workers):
         stage.host.hang(number, for_s=late_s + 0.1)
     stage.host.clock += late_s
-    pass_time(stage, 20.0)
+    stage.pass_time(20.0)
     assert not stage.said_with("loop")
     assert stage.host.ready_slots() == [0, 1]
     assert stage.supervisor.deaths.crashes == 0
@@ -120,7 +103,7 @@ def test_a_master_that_is_always_late_still_finds_out() -> None:
 def test_limits_can_be_off(warn_s: float | None) -> None:
     stage = serving(worker_timeout_s=None, stall_warn_s=warn_s)
     stage.host.hang(stage.host.in_slot(0), for_s=100.0)
-    pass_time(stage, 120.0)
+    stage.pass_time(120.0)
     assert stage.supervisor.deaths.crashes == 0
     assert bool(stage.said_with("stuck")) is (warn_s is not None)
 
@@ -140,7 +123,7 @@ def test_stacks_that_never_come_are_not_waited_for() -> None:
     stage.host.read_stacks = lambda generation, worker: None  # type: ignore[method-assign]
     victim = stage.host.in_slot(0)
     stage.host.hang(victim)
-    pass_time(stage, 10.0)
+    stage.pass_time(10.0)
     assert victim not in stage.host.workers
     assert stage.said_with("at an unknown place (it wrote no stack)")
 
