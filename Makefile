@@ -6,7 +6,8 @@
 SHELL := /bin/bash
 PYTHON ?=
 VENV ?= .venv
-JOBS ?= logical
+# Most tests wait for processes: two at a time for each processor.
+JOBS ?= $(shell echo $$((2 * $$(nproc))))
 ARGS ?=
 BIN := $(VENV)/bin
 
@@ -39,7 +40,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/asgi-supervise -w 4 $(ARGS) asgi_supervise.demo:app
 
 test: $(VENV)/.installed-tests
-	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 check: $(VENV)/.installed-tests
 	$(BIN)/ruff format --check .
