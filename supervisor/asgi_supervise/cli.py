@@ -27,15 +27,21 @@ def main() -> None:
     if refusal:
         sys.exit(_say(refusal, Exit.USAGE))
 
+    try:
+        said, status = _said()
+        sys.exit(_serve(json.loads(said)) if said else status)
+    except KeyboardInterrupt:  # before the master hears signals
+        sys.exit(128 + signal.SIGINT)
+
+
+def _said() -> tuple[bytes, int]:
+    """The words of the command line as JSON, or nothing and the status to leave with."""
     from asgi_supervise.host.children import answer_of
 
     try:
-        said, status = answer_of(_read_words)
-        sys.exit(_serve(json.loads(said)) if said else status)
+        return answer_of(_read_words)
     except OSError as error:
-        sys.exit(_say(f"cannot start: {error}", Exit.INTERNAL))
-    except KeyboardInterrupt:  # before the master hears signals
-        sys.exit(128 + signal.SIGINT)
+        return b"", _say(f"cannot read the command line: {error}; try again", Exit.INTERNAL)
 
 
 def refuse(system: str) -> str:

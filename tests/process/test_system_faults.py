@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.process.faults import failing, needs_strace
 from tests.process.loaded import complaints, kill, spend, under_load
-from tests.process.service import until
+from tests.process.service import ROOT, until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow, needs_strace]
 
@@ -128,3 +130,19 @@ def test_every_call_of_master_and_template_is_interrupted_now_and_then() -> None
             service.wait_line(r"worker slot=0 gen=1 pid=\d+ ready")
             until(lambda: in_master.count() > 5 and in_template.count() > 2, "interrupted")
         assert not crowd.stop().beyond(deaths)
+
+
+def test_no_process_for_reading_the_command_line() -> None:
+    tracer = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", f"trace={EVERY_FORK}"]
+    tracer += ["-e", f"inject={EVERY_FORK}:error=EAGAIN"]
+    done = subprocess.run(
+        [*tracer, sys.executable, "-m", "asgi_supervise", "--version"],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT / 'supervisor'}:{ROOT / 'workers'}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 70
+    assert done.stdout == ""
+    assert done.stderr.startswith("asgi-supervise: cannot read the command line: [Errno 11]")
+    assert done.stderr.count("\n") == 1
