@@ -28,6 +28,7 @@ from asgi_supervise.policy.sizing import most_workers, slots_to_make
 from asgi_supervise.policy.supervisor import Supervisor
 from asgi_supervise.settings.sources import Loaded
 from asgi_worker.contract import Exit
+from asgi_worker.inbox import Inboxes
 from asgi_worker.scoreboard import Scoreboard
 
 log = logging.getLogger("asgi_supervise")
@@ -130,8 +131,12 @@ class Master:
                 host.stop_template(generation)
             case v.KillTemplate(generation=generation):
                 host.kill_template(generation)
-            case v.SpawnWorker(worker=worker, slot=slot, seat=seat, generation=generation):
-                host.spawn_worker(worker, slot, seat, generation)
+            case v.SpawnWorker(
+                worker=worker, slot=slot, seat=seat, generation=generation, share=share
+            ):
+                host.spawn_worker(worker, slot, seat, generation, share)
+            case v.PromoteWorker(worker=worker):
+                host.promote_worker(worker)
             case v.DrainWorker(worker=worker, budget_s=budget_s, successor=successor):
                 host.drain_worker(worker, budget_s, successor=successor)
             case v.WithdrawWorker(worker=worker):
@@ -142,14 +147,16 @@ class Master:
                 host.abort_worker(worker)
             case v.KillWorker(worker=worker):
                 host.kill_worker(worker)
-            case v.LookAtPromises():
-                host.look_at_promises()
+            case v.LookAtFigures():
+                host.look_at_figures()
             case v.DumpStacks(generation=generation, worker=whose):
                 host.dump_stacks(generation, whose)
             case v.ReadStacks(generation=generation, worker=whose):
                 host.read_stacks(generation, whose)
             case v.Steer(weights=weights):
                 host.steer(weights)
+            case v.Rescue(slots=slots, seats=seats, takers=takers):
+                host.rescue(slots, seats, takers)
             case v.ReopenLogs():
                 host.pass_on(self._output.reopen())
             case v.CloseListeners():
@@ -235,6 +242,7 @@ def _prepare(loaded: Loaded, reread: Reread, open_things: ExitStack) -> Master:
         settings=settings.worker_settings(),
         listeners=listeners,
         scoreboard=Scoreboard(most_workers(rules)),
+        inboxes=open_things.enter_context(closing(Inboxes(most_workers(rules)))),
         preload=settings.preload,
         identity=identity,
         umask=settings.umask,
@@ -242,7 +250,9 @@ def _prepare(loaded: Loaded, reread: Reread, open_things: ExitStack) -> Master:
         directory=str(loaded.directory),
         access_log=output.access_log,
     )
-    host = open_things.enter_context(closing(PosixHost(blueprint.scoreboard, listeners, private)))
+    host = open_things.enter_context(
+        closing(PosixHost(blueprint.scoreboard, listeners, blueprint.inboxes, private))
+    )
     return Master(
         host,
         Supervisor(rules, random.random),

@@ -126,7 +126,8 @@ def serving(app: str, files: Path, *options: str, **environ: str) -> Iterator[Si
         process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "asgi_supervise", app),
-                *("--workers", str(WORKERS), "--host", "127.0.0.1", "--port", "0", *options),
+                *("--workers", str(WORKERS), "--host", "127.0.0.1", "--port", "0"),
+                *("--stall-warn", "20", *options),  # this machine may be busy with other tests
             ],
             cwd=files,
             env={

@@ -18,6 +18,7 @@ from asgi_supervise.host.system import Host
 from asgi_supervise.host.template import Blueprint
 from asgi_supervise.policy import vocabulary as v
 from asgi_worker.contract import WorkerSettings
+from asgi_worker.inbox import Inboxes
 from asgi_worker.scoreboard import Scoreboard, State
 from tests.host import standin
 from tests.host.fake import TICK_S, FakeHost, Script
@@ -92,10 +93,10 @@ class Stage:
             assert self.host.wait(self.host.now() + TICK_S) == []
 
     def promises(self) -> dict[int, float]:
-        self.host.look_at_promises()
+        self.host.look_at_figures()
         (seen,) = self.host.wait(self.host.now())
-        assert isinstance(seen, v.PromisesSeen)
-        return dict(seen.promises)
+        assert isinstance(seen, v.FiguresSeen)
+        return {worker: figures.promise for worker, figures in seen.figures.items()}
 
     def stacks(self, generation: int, worker: int | None) -> v.StacksRead:
         """Asked for, waited for and read."""
@@ -454,7 +455,7 @@ def on_posix_host() -> Stage:
     set_scripts([Script.OBEDIENT] * SLOTS)
     listeners = sockets.listen(["127.0.0.1:0"], slots=SLOTS, backlog=8, uds_mode=0o600, owner=None)
     made_of = blueprint(listeners)
-    host = PosixHost(made_of.scoreboard, made_of.listeners)
+    host = PosixHost(made_of.scoreboard, made_of.listeners, made_of.inboxes)
 
     def hang(pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
@@ -470,6 +471,7 @@ def blueprint(listeners: sockets.Listeners) -> Blueprint:
         settings=WorkerSettings(app="none:needed", graceful_timeout_s=5.0),
         listeners=listeners,
         scoreboard=Scoreboard(SEATS),
+        inboxes=Inboxes(SEATS),
         run_worker="tests.host.standin:run",
     )
 

@@ -14,11 +14,14 @@ import math
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from asgi_supervise.host.sockets import Listeners
 from asgi_supervise.host.template import Blueprint
 from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.health import Rules
 from asgi_worker.contract import WorkerSettings
+from asgi_worker.inbox import Inboxes
 from asgi_worker.scoreboard import Scoreboard
 
 FORK_S = 0.001
@@ -57,6 +60,7 @@ class FakeWorker:
     seat: int
     generation: int
     script: Script
+    share: float | None = None
     pid: int | None = None
     ready: bool = False
     leaving: bool = False
@@ -64,6 +68,7 @@ class FakeWorker:
     stuck_since: float = math.inf
     stacks: str = ""
     kills: int = 0
+    figures: v.Figures = v.Figures(0.0)
 
 
 @dataclass
@@ -95,6 +100,9 @@ class FakeHost:
         self.closed = False
         self.weights: tuple[int, ...] = ()
         """Of each slot, as told last."""
+        self.steered_at: list[float] = []
+        self.rescued: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] = ((), (), ())
+        """Slots and seats for which the master takes, and the workers it gives to."""
         self.resting = False
         """No worker has a connection."""
         self.passed_on: list[Mapping[int, int]] = []
@@ -161,7 +169,9 @@ class FakeHost:
         if generation in self.templates:
             self.crash_template(generation, -9)
 
-    def spawn_worker(self, worker: int, slot: int, seat: int, generation: int) -> None:
+    def spawn_worker(
+        self, worker: int, slot: int, seat: int, generation: int, share: float | None = None
+    ) -> None:
         if any(other.seat == seat for other in self.workers.values()):
             self.violations.append(f"two workers with seat {seat}")
         if worker in self.reaped or worker in self.workers:
@@ -171,9 +181,13 @@ class FakeHost:
             self.happens(v.WorkerRefused(worker, "the template is gone"))
             return
         script = self.generation_scripts.get(generation, self.scripts(slot))
-        self.workers[worker] = FakeWorker(slot, seat, generation, script)
+        self.workers[worker] = FakeWorker(slot, seat, generation, script, share=share)
         self.most_workers = max(self.most_workers, len(self.workers))
         self._later(FORK_S, lambda: self._fork(worker, template))
+
+    def promote_worker(self, worker: int) -> None:
+        if child := self.workers.get(worker):
+            child.share = None
 
     def drain_worker(self, worker: int, budget_s: float, *, successor: bool) -> None:
         child = self.workers.get(worker)
@@ -204,13 +218,15 @@ class FakeHost:
             if child.kills >= self.kills_wanted:
                 self.crash_worker(worker, -9)
 
-    def look_at_promises(self) -> None:
-        promises = {
-            number: min(self.clock, child.stuck_since) + TICK_S
+    def look_at_figures(self) -> None:
+        figures = {
+            number: msgspec.structs.replace(
+                child.figures, promise=min(self.clock, child.stuck_since) + TICK_S
+            )
             for number, child in self.workers.items()
             if child.ready
         }
-        self.happens(v.PromisesSeen(promises, self.resting))
+        self.happens(v.FiguresSeen(figures, self.resting))
 
     def dump_stacks(self, generation: int, worker: int | None) -> None:
         child: FakeWorker | FakeTemplate | None = (
@@ -228,6 +244,10 @@ class FakeHost:
 
     def steer(self, weights: Sequence[int]) -> None:
         self.weights = tuple(weights)
+        self.steered_at.append(self.clock)
+
+    def rescue(self, slots: Sequence[int], seats: Sequence[int], takers: Sequence[int]) -> None:
+        self.rescued = tuple(slots), tuple(seats), tuple(takers)
 
     def pass_on(self, descriptors: Mapping[int, int]) -> None:
         self.passed_on.append(descriptors)
@@ -397,6 +417,7 @@ class FakeGenerations:
             settings=WorkerSettings(app="test:app"),
             listeners=Listeners([]),
             scoreboard=Scoreboard(1),
+            inboxes=Inboxes(1),
         )
 
     def blueprint(self, generation: int) -> Blueprint:

@@ -371,7 +371,9 @@ def a_kill_for_want_of_memory_is_told_from_another(stage: Stage) -> None:
         (group / "cgroup.procs").write_text(str(os.getpid()))
         made_of = msgspec.structs.replace(stage.blueprint.settings, app=standin.HUNGRY)
         stage.host.close()
-        stage.host = PosixHost(stage.blueprint.scoreboard, stage.blueprint.listeners)
+        stage.host = PosixHost(
+            stage.blueprint.scoreboard, stage.blueprint.listeners, stage.blueprint.inboxes
+        )
         stage.with_template(1)
         stage.with_worker(1, 0, 1)
         stage.blueprint = dataclasses.replace(stage.blueprint, settings=made_of)
@@ -382,7 +384,9 @@ def a_kill_for_want_of_memory_is_told_from_another(stage: Stage) -> None:
         stage.host.kill_worker(1)
         assert stage.until_exits(1) == [v.WorkerExited(1, -9, out_of_memory=False)]
         stage.host.close()
-        stage.host = PosixHost(stage.blueprint.scoreboard, stage.blueprint.listeners)
+        stage.host = PosixHost(
+            stage.blueprint.scoreboard, stage.blueprint.listeners, stage.blueprint.inboxes
+        )
         only_child(stage, -1)
     finally:
         (GROUPS / home[0].lstrip("/") / "cgroup.procs").write_text(str(os.getpid()))

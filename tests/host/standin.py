@@ -22,6 +22,7 @@ from asgi_worker.contract import (
     decode,
     encode,
 )
+from asgi_worker.inbox import Inboxes
 from asgi_worker.scoreboard import Scoreboard, State, Word
 from tests.host.fake import SICK_S, STUCK_S, TICK_S, Script
 
@@ -43,8 +44,11 @@ def run(
     slot: int,
     seat: int,
     generation: int,
+    on_trial: bool,
     listeners: list[socket.socket],
+    neighbours: list[socket.socket],
     shared: list[socket.socket],
+    inboxes: Inboxes,
     channel: socket.socket,
     scoreboard: Scoreboard,
     stacks: int,

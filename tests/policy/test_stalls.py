@@ -325,10 +325,10 @@ def test_a_resting_fleet_costs_a_look_a_second_and_hangs_are_still_told() -> Non
     stage.until(stage.full)
     stage.host.resting = True
     stage.turn()
-    before = len([act for act in stage.acts if isinstance(act, v.LookAtPromises)])
+    before = len([act for act in stage.acts if isinstance(act, v.LookAtFigures)])
     end = stage.host.now() + 10
     stage.until(lambda: stage.host.now() >= end)
-    looks = len([act for act in stage.acts if isinstance(act, v.LookAtPromises)]) - before
+    looks = len([act for act in stage.acts if isinstance(act, v.LookAtFigures)]) - before
     assert 10 <= looks <= 12
     stage.host.hang(stage.host.in_slot(0))
     stage.host.happens(v.WorkerAwoke(1))

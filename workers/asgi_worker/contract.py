@@ -61,6 +61,8 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     proxy_headers: bool = True
     forwarded_allow_ips: tuple[str, ...] = ("127.0.0.1", "::1")
 
+    balance: Literal["exact", "kernel", "off"] = "exact"
+
     backlog: int = 2048
     limit_concurrency: int | None = None
     head_timeout_s: float = 10.0
@@ -92,10 +94,14 @@ class Spawn(msgspec.Struct, frozen=True, tag=True):
 
     Two workers may be in one slot at a time, the one that leaves and its successor; a seat has one.
     Carries the worker's end of its channel, and the file for its stacks (:data:`STACKS_SIGNAL`).
+
+    ``on_trial``: it is the first of a new generation. Until *Promote* it accepts nothing itself;
+    the others give it its share of new connections.
     """
 
     slot: int
     seat: int
+    on_trial: bool = False
 
 
 class Spawned(msgspec.Struct, frozen=True, tag=True):
@@ -141,6 +147,10 @@ class Drain(msgspec.Struct, frozen=True, tag=True):
     successor: bool
 
 
+class Promote(msgspec.Struct, frozen=True, tag=True):
+    """Master to worker: its trial is over; from now on it accepts connections as all others do."""
+
+
 class Withdraw(msgspec.Struct, frozen=True, tag=True):
     """Master to worker: the service stops soon (``shutdown_delay``).
 
@@ -183,6 +193,7 @@ Message = (
     | Ready
     | BootFailed
     | Drain
+    | Promote
     | Withdraw
     | Reopen
     | Unhealthy

@@ -30,6 +30,7 @@ from asgi_worker.contract import (
     Exit,
     Healthy,
     Message,
+    Promote,
     Ready,
     Reopen,
     Spawn,
@@ -39,7 +40,8 @@ from asgi_worker.contract import (
     Unhealthy,
     Withdraw,
 )
-from asgi_worker.scoreboard import Scoreboard, Word
+from asgi_worker.inbox import Inboxes
+from asgi_worker.scoreboard import Scoreboard, State, Word
 
 log = logging.getLogger("asgi_supervise")
 
@@ -56,11 +58,16 @@ class PosixHost:
     """
 
     def __init__(
-        self, scoreboard: Scoreboard, listeners: Listeners, private: Sequence[int] = ()
+        self,
+        scoreboard: Scoreboard,
+        listeners: Listeners,
+        inboxes: Inboxes,
+        private: Sequence[int] = (),
     ) -> None:
         children.become_subreaper()
         self._scoreboard = scoreboard
         self._listeners = listeners
+        self._inboxes = inboxes
         self._private = private
         self._memory_kills = MemoryKills()
         self._templates: dict[int, Child] = {}
@@ -133,21 +140,29 @@ class PosixHost:
         if child := self._templates.get(generation):
             child.signal(signal.SIGKILL)
 
-    def spawn_worker(self, worker: int, slot: int, seat: int, generation: int) -> None:
+    def spawn_worker(
+        self, worker: int, slot: int, seat: int, generation: int, share: float | None = None
+    ) -> None:
         try:
             with ExitStack() as undo:
                 child, theirs = Child.conceive(undo, self._selector, generation)
                 child.slot, child.seat = slot, seat
                 parent = self._templates.get(generation)
                 fds = (theirs.fileno(), child.stacks)
-                if parent is None or not parent.tell(Spawn(slot, seat), fds):
+                if parent is None or not parent.tell(Spawn(slot, seat, share is not None), fds):
                     raise Refused(f"the template of generation {generation} takes no orders")
                 theirs.close()
                 undo.pop_all()
         except Refused as refused:
             self._happened.append(v.WorkerRefused(worker, str(refused)))
             return
+        self._scoreboard.writer(seat)[Word.SHARE] = round(1000 * (share or 0.0))
         self._workers[worker] = child
+
+    def promote_worker(self, worker: int) -> None:
+        if child := self._workers.get(worker):
+            self._scoreboard.writer(child.seat)[Word.SHARE] = 0
+            child.tell(Promote())
 
     def drain_worker(self, worker: int, budget_s: float, *, successor: bool) -> None:
         child = self._workers.get(worker)
@@ -172,15 +187,22 @@ class PosixHost:
 
     # --- looking after them ----------------------------------------------------------------------
 
-    def look_at_promises(self) -> None:
-        promises = {}
+    def look_at_figures(self) -> None:
+        figures = {}
         resting = True
         for worker, child in self._workers.items():
             words = self._scoreboard.writer(child.seat)
             if promise_ns := words[Word.PROMISE_NS]:
-                promises[worker] = promise_ns / 1e9
-                resting = resting and words[Word.CONNECTIONS] == words[Word.IN_FLIGHT] == 0
-        self._happened.append(v.PromisesSeen(promises, resting))
+                figures[worker] = seen = v.Figures(
+                    promise=promise_ns / 1e9,
+                    connections=words[Word.CONNECTIONS],
+                    in_flight=words[Word.IN_FLIGHT],
+                    lag_s=words[Word.LAG_NS] / 1e9,
+                    busy=words[Word.BUSY] / 1000,
+                    accepts=words[Word.STATE] == State.READY,
+                )
+                resting = resting and seen.connections == seen.in_flight == 0
+        self._happened.append(v.FiguresSeen(figures, resting))
 
     def dump_stacks(self, generation: int, worker: int | None) -> None:
         if child := self._child(generation, worker):

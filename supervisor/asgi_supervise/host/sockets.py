@@ -30,6 +30,8 @@ from typing import Any, TypeGuard
 from asgi_supervise.host import reuseport
 from asgi_supervise.host.privileges import Identity
 
+NEIGHBOURS = 3
+"""In the queues of so many other slots a worker helps out: with more, a wake-up costs all of them."""
 LOCK_TRIES = 100
 LOCK_PAUSE_MS = 20
 """Two seconds for another master, which needs milliseconds."""
@@ -60,10 +62,19 @@ class Listeners:
         """What only the worker in ``slot`` accepts on."""
         return self.by_slot[slot]
 
+    def neighbours(self, slot: int) -> list[socket.socket]:
+        """The queues of other slots in which the worker in ``slot`` helps out."""
+        return [listener for other in self._neighbours(slot) for listener in self.by_slot[other]]
+
+    def _neighbours(self, slot: int) -> list[int]:
+        slots = len(self.by_slot)
+        return [(slot + step) % slots for step in range(1, min(slots, NEIGHBOURS + 1))]
+
     def keep_only(self, slot: int) -> None:
-        """In a worker: close what belongs to other slots."""
+        """In a worker: close what belongs to other slots, save those in which it helps out."""
+        kept = {slot, *self._neighbours(slot)}
         for number, sockets in enumerate(self.by_slot):
-            if number != slot:
+            if number not in kept:
                 _close(sockets)
 
     def steer(self, weights: Sequence[int]) -> None:

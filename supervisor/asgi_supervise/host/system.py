@@ -37,8 +37,17 @@ class Host(Protocol):
         """SIGKILL."""
         ...
 
-    def spawn_worker(self, worker: int, slot: int, seat: int, generation: int) -> None:
-        """Ask for a worker; comes *WorkerForked*, *WorkerRefused* or *TemplateExited*."""
+    def spawn_worker(
+        self, worker: int, slot: int, seat: int, generation: int, share: float | None = None
+    ) -> None:
+        """Ask for a worker; comes *WorkerForked*, *WorkerRefused* or *TemplateExited*.
+
+        With a ``share`` it is on trial, and gets so much of new connections from the others.
+        """
+        ...
+
+    def promote_worker(self, worker: int) -> None:
+        """Its trial is over: it accepts connections as all others do."""
         ...
 
     def drain_worker(self, worker: int, budget_s: float, *, successor: bool) -> None:
@@ -61,8 +70,8 @@ class Host(Protocol):
         """SIGKILL."""
         ...
 
-    def look_at_promises(self) -> None:
-        """Comes *PromisesSeen*."""
+    def look_at_figures(self) -> None:
+        """Comes *FiguresSeen*."""
         ...
 
     def dump_stacks(self, generation: int, worker: int | None) -> None:
@@ -75,6 +84,10 @@ class Host(Protocol):
 
     def steer(self, weights: Sequence[int]) -> None:
         """Send new TCP connections to slots with these weights, as far as the kernel can."""
+        ...
+
+    def rescue(self, slots: Sequence[int], seats: Sequence[int], takers: Sequence[int]) -> None:
+        """From now on give what waits for ``slots`` and ``seats``, and only that, to ``takers``."""
         ...
 
     def pass_on(self, descriptors: Mapping[int, int]) -> None:

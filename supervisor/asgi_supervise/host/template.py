@@ -52,6 +52,7 @@ from asgi_worker.contract import (
     decode,
     encode,
 )
+from asgi_worker.inbox import Inboxes
 from asgi_worker.scoreboard import Scoreboard
 
 log = logging.getLogger("asgi_supervise")
@@ -70,8 +71,11 @@ class RunWorker(Protocol):
         slot: int,
         seat: int,
         generation: int,
+        on_trial: bool,
         listeners: list[socket.socket],
+        neighbours: list[socket.socket],
         shared: list[socket.socket],
+        inboxes: Inboxes,
         channel: socket.socket,
         scoreboard: Scoreboard,
         stacks: int,
@@ -87,6 +91,7 @@ class Blueprint:
     settings: WorkerSettings
     listeners: Listeners
     scoreboard: Scoreboard
+    inboxes: Inboxes
     preload: bool = False
     identity: privileges.Identity | None = None
     umask: int | None = None
@@ -255,14 +260,18 @@ class Template:
             os.dup2(stacks, self.stacks, inheritable=False)
             os.close(stacks)
             self.blueprint.listeners.keep_only(order.slot)
+            self.blueprint.inboxes.keep_only(order.seat)
             signals.obey_termination(mask)
             status = run_worker(
                 self.blueprint.settings,
                 slot=order.slot,
                 seat=order.seat,
                 generation=self.generation,
+                on_trial=order.on_trial,
                 listeners=self.blueprint.listeners.of_slot(order.slot),
+                neighbours=self.blueprint.listeners.neighbours(order.slot),
                 shared=self.blueprint.listeners.shared,
+                inboxes=self.blueprint.inboxes,
                 channel=channel,
                 scoreboard=self.blueprint.scoreboard,
                 stacks=self.stacks,

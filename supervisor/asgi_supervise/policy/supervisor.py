@@ -77,7 +77,7 @@ class Supervisor:
             case v.SettingsRefused(generation=generation, reason=reason):
                 if self.reloads.current and self.reloads.current.generation == generation:
                     self.reloads.fail(reason, "", now)
-            case v.PromisesSeen():
+            case v.FiguresSeen():
                 self._watch.seen(event, self.rules, now)
             case v.WorkerAwoke():
                 self._watch.woke(now)

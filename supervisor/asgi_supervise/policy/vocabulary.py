@@ -156,14 +156,28 @@ class WorkerAwoke(msgspec.Struct, frozen=True):
     worker: int
 
 
-class PromisesSeen(msgspec.Struct, frozen=True):
-    """The time by which the loop of each worker has promised to turn again.
+class Figures(msgspec.Struct, frozen=True):
+    """What a worker has written of itself into the scoreboard."""
 
-    Workers that have promised nothing (not ready yet) are missing. ``resting``: none of them has a
+    promise: float
+    """The time by which its loop has promised to turn again."""
+    connections: int = 0
+    in_flight: int = 0
+    lag_s: float = 0.0
+    busy: float = 0.0
+    """Processors it used lately, usually 0 to 1."""
+    accepts: bool = True
+    """It does not drain by itself, as after a SIGTERM that was not the master's."""
+
+
+class FiguresSeen(msgspec.Struct, frozen=True):
+    """The figures of every worker whose loop has promised anything.
+
+    Those that have promised nothing (not ready yet) are missing. ``resting``: none of them has a
     connection, or anything running; the first that gets one says so (*WorkerAwoke*).
     """
 
-    promises: Mapping[int, float]
+    figures: Mapping[int, Figures]
     resting: bool
 
 
@@ -206,7 +220,7 @@ Event = (
     | TemplateEvent
     | WorkerEvent
     | WorkerAwoke
-    | PromisesSeen
+    | FiguresSeen
     | StacksRead
     | MessageUnreadable
 )
@@ -246,13 +260,21 @@ class SpawnWorker(msgspec.Struct, frozen=True):
     """Ask the template of ``generation`` to fork a worker into ``slot``.
 
     ``seat`` is its line of the scoreboard; while it is replaced, a worker and its successor share
-    the slot, but no seat.
+    the slot, but no seat. With a ``share`` it is on trial: it accepts nothing itself until
+    *PromoteWorker*, and gets that share of new connections (0 to 1) from the others.
     """
 
     worker: int
     slot: int
     seat: int
     generation: int
+    share: float | None = None
+
+
+class PromoteWorker(msgspec.Struct, frozen=True):
+    """Tell it that its trial is over: it accepts connections as all others do."""
+
+    worker: int
 
 
 class DrainWorker(msgspec.Struct, frozen=True):
@@ -287,8 +309,8 @@ class KillWorker(msgspec.Struct, frozen=True):
     worker: int
 
 
-class LookAtPromises(msgspec.Struct, frozen=True):
-    """Comes *PromisesSeen*."""
+class LookAtFigures(msgspec.Struct, frozen=True):
+    """Comes *FiguresSeen*."""
 
 
 class DumpStacks(msgspec.Struct, frozen=True):
@@ -312,6 +334,16 @@ class Steer(msgspec.Struct, frozen=True):
     """Send new TCP connections to slots with these weights, as far as the kernel can."""
 
     weights: tuple[int, ...]
+
+
+class Rescue(msgspec.Struct, frozen=True):
+    """From now on accept what waits in the queues of ``slots`` and take what waits in the inboxes
+    of ``seats``, and give it to ``takers`` (workers); nothing else any more.
+    """
+
+    slots: tuple[int, ...]
+    seats: tuple[int, ...]
+    takers: tuple[int, ...]
 
 
 class ReopenLogs(msgspec.Struct, frozen=True):
@@ -343,15 +375,17 @@ Act = (
     | StopTemplate
     | KillTemplate
     | SpawnWorker
+    | PromoteWorker
     | DrainWorker
     | WithdrawWorker
     | TerminateWorker
     | AbortWorker
     | KillWorker
-    | LookAtPromises
+    | LookAtFigures
     | DumpStacks
     | ReadStacks
     | Steer
+    | Rescue
     | ReopenLogs
     | CloseListeners
     | AnnounceServing

@@ -37,7 +37,7 @@ class Watch:
         """Look, and read what was asked for."""
         self._stalls.schedule(bool(self._fleet.ready()), rules, now)
         if self._stalls.looks(now):
-            self._journal.add(v.LookAtPromises())
+            self._journal.add(v.LookAtFigures())
         for generation, worker in self._stalls.to_read(now):
             self._journal.add(v.ReadStacks(generation, worker))
         for generation, worker in self._stalls.unanswered(now):
@@ -47,10 +47,12 @@ class Watch:
         """When to decide again."""
         return self._stalls.deadline()
 
-    def seen(self, event: v.PromisesSeen, rules: Rules, now: float) -> None:
+    def seen(self, event: v.FiguresSeen, rules: Rules, now: float) -> None:
         """Judge what was promised."""
         ready = {worker.number for worker in self._fleet.ready()}
-        promises = {number: by for number, by in event.promises.items() if number in ready}
+        promises = {
+            number: figures.promise for number, figures in event.figures.items() if number in ready
+        }
         for number, stall, purpose in self._stalls.judge(promises, rules, now):
             worker = self._fleet.workers[number]
             if purpose is None:
