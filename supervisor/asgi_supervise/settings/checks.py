@@ -48,6 +48,7 @@ def settle(
     _check_part("shutdown_reserve_s", "graceful_timeout_s", values, origins, problems)
     _check_part("stall_warn_s", "worker_timeout_s", values, origins, problems)
     _check_health(values, origins, problems)
+    _check_canary(values, origins, problems)
     place = _check_directories(values, origins, directory, problems)
     if place is not None:
         _place_log_files(values, origins, place, problems)
@@ -132,6 +133,20 @@ def _check_health(values: dict[str, Any], origins: Origins, problems: list[Probl
         field = "health_timeout_s" if "health_timeout_s" in values else "startup_timeout_s"
         where = origins[field].where
         problems.append(Problem("health-timeout", f"{timeout:g} s", complaint, where))
+
+
+def _check_canary(values: dict[str, Any], origins: Origins, problems: list[Problem]) -> None:
+    """A weight needs somebody who hands connections on, and a time in which it counts."""
+    if "canary_weight" not in values:
+        return
+    for field, value, shown, remedy in (
+        ("balance", "off", "off", "choose exact or kernel there"),
+        ("bake_time_s", 0, "0", "give it a time"),
+    ):
+        if values.get(field) == value:
+            complaint = f"does nothing with {_WORDS[field]} = {shown}; {remedy}, or leave it out"
+            where = origins["canary_weight"].where
+            problems.append(Problem("canary-weight", None, complaint, where))
 
 
 def _check_directories(

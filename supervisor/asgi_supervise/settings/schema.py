@@ -43,6 +43,7 @@ from asgi_supervise.settings.values import (
     choice,
     duration,
     integer,
+    share,
     workers,
 )
 from asgi_worker.contract import WorkerSettings
@@ -140,6 +141,28 @@ class Settings(TrafficStruct, frozen=True, kw_only=True):
             "Import the application once, before workers are forked: quicker start, shared memory.",
         ),
     ] = False
+    balance: Annotated[
+        Literal["exact", "kernel", "off"],
+        Setting(
+            PROCESSES,
+            choice("exact", "kernel", "off"),
+            "Who gets a connection. exact: workers hand connections on, so that each has its share "
+            "and none waits for a busy one; kernel: the kernel spreads new ones at random over "
+            "the workers that serve, and workers hand on only what they leave behind when they "
+            "stop or hang; off: nothing is handed on, and who comes to a hung worker waits.",
+        ),
+    ] = "exact"
+    canary_weight: Annotated[
+        float | None,
+        Setting(
+            PROCESSES,
+            share(),
+            "On reload, the part of new connections (0.1 is a tenth) for the first worker of the "
+            "new code, as long as bake-time lasts.",
+            default="as much as for any other worker",
+            example="0.1",
+        ),
+    ] = None
     max_restarts: Annotated[
         int,
         Setting(

@@ -42,6 +42,7 @@ _FLAGS = {
     **dict.fromkeys(("1", "true", "yes", "on"), True),
     **dict.fromkeys(("0", "false", "no", "off"), False),
 }
+SMALLEST_SHARE = 0.001
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FIELD_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _OUR_FIELDS = {"connection", "content-length", "transfer-encoding"}
@@ -156,6 +157,22 @@ def duration(*, off: bool = False, zero: bool = False) -> Kind:
         return seconds
 
     return Kind("TIME|off" if off else "TIME", parse, _show_or_off(lambda s: f"{s:g} s"))
+
+
+def share() -> Kind:
+    """A part of a whole: more than 0, and 1 at most. Less than a thousandth is none."""
+
+    def parse(raw: Any) -> float:
+        if isinstance(raw, bool) or not re.fullmatch(
+            r"[0-9]+(\.[0-9]*)?|\.[0-9]+", str(raw).strip()
+        ):
+            raise ValueError("not a part of 1: write a number like 0.1")
+        part = float(raw)
+        if not SMALLEST_SHARE <= part <= 1:
+            raise ValueError(f"must be at least {SMALLEST_SHARE} and at most 1")
+        return part
+
+    return Kind("NUMBER", parse, lambda part: f"{part:g}")
 
 
 def size(lowest: int, *, off: bool = False) -> Kind:
