@@ -12,7 +12,7 @@ import heapq
 import itertools
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import msgspec
 
@@ -29,7 +29,7 @@ BOOT_S = 0.1
 LEAVE_S = 0.05
 SICK_S = 0.3
 STUCK_S = 0.3
-TICK_S = 0.25
+TICK_S = 0.1
 STACKS = """\
 Current thread 0x00007f (most recent call first):
   File "/srv/app/slow.py", line 7 in crunch
@@ -68,7 +68,7 @@ class FakeWorker:
     stuck_since: float = math.inf
     stacks: str = ""
     kills: int = 0
-    figures: v.Figures = v.Figures(0.0)
+    figures: v.Figures = field(default_factory=lambda: v.Figures(0.0))
 
 
 @dataclass
@@ -417,7 +417,7 @@ class FakeGenerations:
             settings=WorkerSettings(app="test:app"),
             listeners=Listeners([]),
             scoreboard=Scoreboard(1),
-            inboxes=Inboxes(1),
+            inboxes=Inboxes(0),
         )
 
     def blueprint(self, generation: int) -> Blueprint:

@@ -95,6 +95,11 @@ class Stage:
                 assert any(a.generation == generation and a.worker in ready for a in spawned), (
                     "a generation never ready is never accepted"
                 )
+            case v.Steer(weights=weights):
+                assert len(weights) == self.rules.workers
+                assert sum(weights) > 0, "somebody gets it"
+            case v.PromoteWorker(worker=number):
+                assert workers[number].generation == reloads.generation, "who was accepted"
             case v.SpawnWorker(generation=generation):
                 assert generation in (reloads.generation, reloads.candidate)
             case _:
@@ -113,8 +118,19 @@ class Stage:
         assert len(set(exited)) == len(exited), "each worker is reaped once"
         assert set(self.host.workers) <= set(fleet.workers), "no worker is forgotten"
         assert set(self.host.templates) <= set(fleet.templates), "no template is forgotten"
+        self.check_rescue()
         if not self.bugs_expected:
             assert self.said_with("[BUG]") == []
+
+    def check_rescue(self) -> None:
+        slots, seats, takers = self.host.rescued
+        known = {number: self.supervisor.fleet.workers.get(number) for number in takers}
+        alive = [worker for worker in known.values() if worker is not None]
+        assert not {worker.seat for worker in alive} & set(seats), "who takes empties its own inbox"
+        accepting = {w.slot for w in alive if w.generation != self.supervisor.reloads.candidate}
+        assert takers or not (slots or seats)
+        if len(alive) == len(known):  # else it is put right with the next decision
+            assert accepting | set(slots) == set(range(self.rules.workers)) or not takers
 
     def until(self, condition: Callable[[], bool], most_turns: int = MOST_TURNS) -> None:
         for _ in range(most_turns):

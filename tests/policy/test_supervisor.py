@@ -15,7 +15,7 @@ def of(kind: type[v.Act], stage: Stage) -> list[v.Act]:
 
 
 def test_start_serve_stop() -> None:
-    stage = Stage(workers=3, stall_warn_s=None, worker_timeout_s=None)
+    stage = Stage(workers=3, stall_warn_s=None, worker_timeout_s=None, balance="off")
     stage.until(stage.full)
     assert stage.supervisor.deadline() == math.inf, "an idle master sleeps until something happens"
     took_s = stage.stop()
@@ -188,7 +188,7 @@ def test_a_crash_loop_ends_when_nobody_serves() -> None:
 
 
 def test_a_crash_loop_does_not_end_while_one_serves() -> None:
-    stage = Stage(workers=2, stall_warn_s=None, worker_timeout_s=None)
+    stage = Stage(workers=2, stall_warn_s=None, worker_timeout_s=None, balance="off")
     stage.script(Script.CRASHES, Script.OBEDIENT)
     stage.until(lambda: stage.supervisor.deaths.crashes > 50, most_turns=10_000)
     assert stage.serving()

@@ -12,8 +12,8 @@ A worker says in the scoreboard (``Word.TAKES``) which version of these messages
 looks there first: a worker of another version, as there may be after an upgrade, is not given what
 it would not understand.
 
-The kernel drops a descriptor for which the receiver has no room, and with it the connection. So each
-process keeps one descriptor spare, and makes room with it.
+The kernel drops a descriptor for which the receiver has no room, and with it the connection. So
+each process keeps one descriptor spare, and makes room with it.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class Inboxes:
                 self._readers.append(reader)
                 self._writers.append(writer)
                 writer.setblocking(False)
-            self._unit_bytes = self._weigh()
+            self._unit_bytes = self._weigh() if seats else 0
+            self._room_bytes = self._measure() if seats else 0
         except BaseException:
             self.close()
             raise
@@ -86,6 +87,10 @@ class Inboxes:
             if taken is not None:
                 os.close(taken[1])
             return unit_bytes
+
+    def _measure(self) -> int:
+        """The kernel takes one more as long as less than this waits (socket(7), SO_SNDBUF)."""
+        return self._writers[0].getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
 
     def reader(self, seat: int) -> int:
         """The descriptor that is readable when something waits for ``seat``."""
@@ -128,6 +133,10 @@ class Inboxes:
     def waiting(self, seat: int) -> int:
         """How many connections wait to be taken by ``seat``."""
         return self._waiting_bytes(seat) // self._unit_bytes
+
+    def has_room(self, seat: int) -> bool:
+        """Whether its inbox can take one more now."""
+        return self._waiting_bytes(seat) < self._room_bytes
 
     def _waiting_bytes(self, seat: int) -> int:
         count = array("i", [0])

@@ -13,6 +13,7 @@ import math
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 import msgspec
 
@@ -29,8 +30,11 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     preload: bool = False
     stall_warn_s: float | None = 0.25
     worker_timeout_s: float | None = 30.0
+    balance: Literal["exact", "kernel", "off"] = "exact"
     bake_s: float = 5.0
     """How long the first worker of a generation is watched before the others follow."""
+    canary_weight: float | None = None
+    """The part of new connections that it gets meanwhile; ``None``: as any other."""
     shutdown_delay_s: float = 0.0
     max_restarts: int = 5
     """Deaths per wanted worker within the window, after which a service that serves nobody ends."""
@@ -42,6 +46,16 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """A worker that was ready this long is replaced at once."""
     healthy_s: float = 30.0
     """After this long ready, the earlier deaths of its slot are forgotten."""
+
+    @property
+    def canary_share(self) -> float | None:
+        """The part of new connections that the others give to the first worker of a generation.
+
+        ``None``: it accepts like them, because nothing is handed over.
+        """
+        if self.balance == "off":
+            return None
+        return 1 / (self.workers + 1) if self.canary_weight is None else self.canary_weight
 
     @property
     def drain_budget_s(self) -> float:

@@ -193,6 +193,8 @@ class Reloads:
                 )
             case Deed.ADOPT:
                 self._want(current.generation)
+                if current.canary is not None:
+                    self._journal.add(v.PromoteWorker(current.canary))
                 self._journal.say(
                     "info", f"generation {current.generation} accepted: replacing all workers"
                 )

@@ -15,10 +15,14 @@ from dataclasses import dataclass, field
 
 from asgi_supervise.policy.health import Rules
 
-LOOK_S = 0.25
+LOOK_S = 0.1
 """How often the master compares promises with the time …"""
 REST_LOOK_S = 1.0
 """… and while all workers rest: looking would cost more than all they do."""
+LATE_S = 0.05
+"""A loop that is late by so much gets no new connections."""
+MASTER_LATE_S = 0.25
+"""A master that is late by so much judges nobody by what happened meanwhile."""
 DUMP_S = 0.2
 """What a process has to write its stacks; it needs milliseconds."""
 ANSWER_S = 1.0
@@ -75,8 +79,9 @@ class Stalls:
     _last_reports: dict[str, tuple[float, int]] = field(default_factory=dict)
 
     def schedule(self, serving: bool, rules: Rules, now: float) -> None:
-        """Look as long as somebody serves and a limit is set."""
-        if not serving or (rules.stall_warn_s is None and rules.worker_timeout_s is None):
+        """Look as long as somebody serves, and somebody wants to know."""
+        limited = rules.stall_warn_s is not None or rules.worker_timeout_s is not None
+        if not serving or not (limited or rules.balance != "off"):
             self.next_look = math.inf
             self.stuck.clear()
         elif self.next_look == math.inf:
@@ -86,7 +91,7 @@ class Stalls:
         """Whether the master is to look now; asked once, it is noted that it does."""
         if self.next_look > now:
             return False
-        self.late = now - self.next_look > LOOK_S
+        self.late = now - self.next_look > MASTER_LATE_S
         self.gap_s, self.looked_at = now - self.looked_at, now
         self.next_look = now + LOOK_S
         return True

@@ -1,20 +1,134 @@
-"""Which slots new connections are sent to."""
+"""Where new connections go, as far as the master has a say: the kernel's choice, and rescue.
+
+The kernel chooses a slot by weights. Those of slots in which nobody accepts are 0; of the others
+the one that is loaded more gets less. That evens out roughly and in advance; the workers themselves
+make it exact. So the weights may be coarse, and are left alone until they would differ clearly: a
+load that is constant but for chance must not move them.
+
+What waits for somebody who does not come – in the queue of such a slot, or in the inbox of a worker
+that is gone or hangs – the master gives to those that serve.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
+from asgi_supervise.policy import sizing
+from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.fleet import Fleet, Worker
+from asgi_supervise.policy.health import Rules
+from asgi_supervise.policy.lifecycle import Phase
+from asgi_supervise.policy.watching import Watch
+from asgi_supervise.policy.wording import Journal
+
+WHOLE = 16
+"""The weight of a slot with as much to do as the others have on average."""
+MOST = 4 * WHOLE
+CHANCE_CONNECTIONS = 8
+"""A few connections more or less are chance …"""
+CHANCE_BUSY = 0.25
+"""… as is so much of a processor."""
+CLEARLY = 1.5
+"""The factor by which a weight must differ to be replaced."""
 
 
-def weights(
-    fleet: Fleet, slots: Iterable[int], is_stuck: Callable[[Worker], bool]
-) -> tuple[int, ...]:
-    """For each slot: 1 if somebody in it accepts connections, else 0.
+class Load(NamedTuple):
+    """What the worker of a slot has to do."""
 
-    A slot whose worker starts, pauses after a crash or hangs gets none that others could serve. If
-    nobody accepts, all are alike: connections wait, and who comes first to which slot is not known.
+    connections: int
+    busy: float
+    """Processors it used lately."""
+
+
+def weights(loads: Sequence[Load | None]) -> tuple[int, ...]:
+    """Of each slot, from the load of its worker; ``None``: nobody accepts there.
+
+    If nobody accepts anywhere, all are alike: who comes first to which slot is not known.
     """
-    serving = {worker.slot for worker in fleet.ready() if not is_stuck(worker)}
-    chosen = tuple(int(slot in serving) for slot in slots)
-    return chosen if any(chosen) else tuple(1 for _ in chosen)
+    known = [load for load in loads if load is not None]
+    if not known:
+        return tuple(WHOLE for _ in loads)
+    connections = sum(load.connections for load in known) / len(known) + CHANCE_CONNECTIONS
+    busy = sum(load.busy for load in known) / len(known) + CHANCE_BUSY
+
+    def weight(load: Load | None) -> int:
+        if load is None:
+            return 0
+        fewer = connections / (load.connections + CHANCE_CONNECTIONS)
+        idler = busy / (load.busy + CHANCE_BUSY)
+        return max(1, min(MOST, round(WHOLE * fewer * idler)))
+
+    return tuple(weight(load) for load in loads)
+
+
+def clearly_differ(one: Sequence[int], other: Sequence[int]) -> bool:
+    """Whether the one weights would steer clearly otherwise than the others."""
+    return any(
+        a != b and (a == 0 or b == 0 or max(a, b) >= CLEARLY * min(a, b))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+class Steering:
+    """Tells the kernel and the host where new connections go."""
+
+    def __init__(self, fleet: Fleet, watch: Watch, journal: Journal, slots: int) -> None:
+        self._fleet = fleet
+        self._watch = watch
+        self._journal = journal
+        self._figures: Mapping[int, v.Figures] = {}
+        self._weights = tuple(WHOLE for _ in range(slots))
+        """In force; to begin with, the kernel spreads connections evenly itself."""
+        self._rescue = v.Rescue((), (), ())
+
+    def seen(self, event: v.FiguresSeen) -> None:
+        """The figures of the workers have been read."""
+        self._figures = event.figures
+
+    def decide(self, rules: Rules, candidate: int | None) -> None:
+        """Tell what has changed. ``candidate`` is the generation on trial: its worker does not
+        accept itself.
+        """
+        slots = sizing.slots_wanted(rules)
+        if rules.balance == "off":
+            self._steer(tuple(WHOLE for _ in slots))
+            self._save(v.Rescue((), (), ()))
+            return
+        able = [worker for worker in self._fleet.ready() if self._is_able(worker)]
+        accepting = {w.slot: w for w in able if w.generation != candidate}
+        self._steer(weights([self._load(accepting.get(slot)) for slot in slots]))
+        self._save(self._wanted_rescue(rules, able, [s for s in slots if s not in accepting]))
+
+    def stop(self) -> None:
+        """The service stops: what waits is for each worker to serve, or to refuse."""
+        self._save(v.Rescue((), (), ()))
+
+    def _is_able(self, worker: Worker) -> bool:
+        """Whether it takes connections: its loop turns, and it does not drain by itself."""
+        figures = self._figures.get(worker.number)
+        return not self._watch.is_late(worker) and (figures is None or figures.accepts)
+
+    def _load(self, worker: Worker | None) -> Load | None:
+        if worker is None:
+            return None
+        figures = self._figures.get(worker.number)
+        return Load(0, 0.0) if figures is None else Load(figures.connections, figures.busy)
+
+    def _wanted_rescue(self, rules: Rules, able: list[Worker], deserted: list[int]) -> v.Rescue:
+        if not able:
+            return v.Rescue((), (), ())
+        emptied = {worker.seat for worker in able}  # and those that leave see to it themselves
+        emptied |= {w.seat for w in self._fleet.workers.values() if w.life.phase is Phase.LEAVING}
+        seats = tuple(seat for seat in range(sizing.most_workers(rules)) if seat not in emptied)
+        return v.Rescue(tuple(deserted), seats, tuple(sorted(worker.number for worker in able)))
+
+    def _steer(self, wanted: tuple[int, ...]) -> None:
+        if clearly_differ(self._weights, wanted):
+            self._weights = wanted
+            self._journal.add(v.Steer(wanted))
+
+    def _save(self, wanted: v.Rescue) -> None:
+        if wanted != self._rescue:
+            self._rescue = wanted
+            self._journal.add(wanted)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from typing import Literal, NamedTuple, assert_never
 
-from asgi_supervise.policy import sizing, steering
+from asgi_supervise.policy import sizing
 from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.deaths import Deaths
 from asgi_supervise.policy.fleet import Fleet, Worker
@@ -21,6 +21,7 @@ from asgi_supervise.policy.lives import FORK_S, Lives
 from asgi_supervise.policy.processes import Processes
 from asgi_supervise.policy.reloads import Reloads
 from asgi_supervise.policy.rollout import Step
+from asgi_supervise.policy.steering import Steering
 from asgi_supervise.policy.wording import Journal
 from asgi_worker.contract import Exit
 
@@ -54,8 +55,9 @@ class Supervisor:
         )
         self._watch = self._processes.watch
         self._stop_at = math.inf
-        self._weights = tuple(1 for _ in sizing.slots_wanted(rules))
-        """Of each slot; to begin with, all are alike."""
+        self._steering = Steering(
+            self.fleet, self._watch, self._journal, sizing.slots_to_make(rules)
+        )
 
     @property
     def rules(self) -> Rules:
@@ -79,6 +81,7 @@ class Supervisor:
                     self.reloads.fail(reason, "", now)
             case v.FiguresSeen():
                 self._watch.seen(event, self.rules, now)
+                self._steering.seen(event)
             case v.WorkerAwoke():
                 self._watch.woke(now)
             case v.StacksRead():
@@ -153,13 +156,10 @@ class Supervisor:
                         self._lives.step(worker, Change.RETIRED, now)
 
     def _steer(self) -> None:
-        """Send new connections where somebody accepts them."""
         if self.service in (Service.BOOTING, Service.SERVING, Service.WITHDRAWN):
-            slots = sizing.slots_wanted(self.rules)
-            weights = steering.weights(self.fleet, slots, self._watch.is_stuck)
-            if weights != self._weights:
-                self._weights = weights
-                self._journal.add(v.Steer(weights))
+            self._steering.decide(self.rules, self.reloads.candidate)
+        else:
+            self._steering.stop()
 
     def _judge(self, now: float) -> None:
         if self.service in (Service.BOOTING, Service.SERVING, Service.WITHDRAWN):
@@ -290,4 +290,7 @@ class Supervisor:
         worker = self.fleet.enlist(wish.slot, wish.generation, now + min(startup_s, FORK_S))
         if current is not None and trying:
             current.canary = worker.number
-        self._journal.add(v.SpawnWorker(worker.number, wish.slot, worker.seat, worker.generation))
+        share = self._rules_of[wish.generation].canary_share if trying else None
+        self._journal.add(
+            v.SpawnWorker(worker.number, wish.slot, worker.seat, worker.generation, share)
+        )

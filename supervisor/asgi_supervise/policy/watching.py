@@ -9,7 +9,7 @@ from asgi_supervise.policy.fleet import Fleet, Template, Worker
 from asgi_supervise.policy.health import Rules
 from asgi_supervise.policy.lifecycle import Change, Phase
 from asgi_supervise.policy.lives import Lives, Member
-from asgi_supervise.policy.stalls import ANSWER_S, DUMP_S, Key, Purpose, Stall, Stalls
+from asgi_supervise.policy.stalls import ANSWER_S, DUMP_S, LATE_S, Key, Purpose, Stall, Stalls
 from asgi_supervise.policy.wording import (
     Complaints,
     Journal,
@@ -72,10 +72,10 @@ class Watch:
         stall = self._stalls.stuck.get(worker)
         return None if stall is None else stall.stuck_s
 
-    def is_stuck(self, worker: Worker) -> bool:
-        """Whether its loop hangs for so long that it was, or could have been, warned of."""
+    def is_late(self, worker: Worker) -> bool:
+        """Whether its loop hangs, if only for so short that nobody is warned of it."""
         stall = self._stalls.stuck.get(worker.number)
-        return stall is not None and stall.warned
+        return stall is not None and stall.stuck_s >= LATE_S
 
     def ask_late_starter(self, member: Member, now: float) -> None:
         """Ask for its stacks; ``unready`` is told when they are there, or will not come."""
