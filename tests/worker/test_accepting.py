@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from asgi_worker.accepting import BATCH, Accepting
+from asgi_worker.accepting import BATCH, Accepting, Whose
 from asgi_worker.contract import Drain, Exit
+from asgi_worker.scoreboard import Scoreboard
 from tests.worker.alone import Alone, read_all
 from tests.worker.conftest import Run
 from tests.worker.http1_requests import tell as app
@@ -97,17 +98,32 @@ def test_what_is_queued_at_the_end_is_served_as_room_is_made(
 def test_one_at_a_time_from_queues_of_others(run: Run, tmp_path: Path) -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
-        own, inherited = (socket.create_server(("127.0.0.1", 0), reuse_port=True) for _ in range(2))
+        own, inherited, other = (
+            socket.create_server(("127.0.0.1", 0), reuse_port=True) for _ in range(3)
+        )
         unix = socket.socket(socket.AF_UNIX)
         unix.bind(str(tmp_path / "socket"))
         unix.listen()
-        for alone, batches in ((False, [BATCH, 1, 1]), (True, [BATCH] * 3)):
-            accepting = Accepting(loop, alone=alone, begin=lambda: None)
-            for listener in (own, inherited, unix):
-                accepting.listen(listener, asyncio.Protocol, own=listener is own)
+        everything = {
+            own: Whose.OWN,
+            inherited: Whose.SHARED,
+            unix: Whose.SHARED,
+            other: Whose.NEIGHBOUR,
+        }
+        for alone, batches in ((False, [BATCH, 1, 1, 1]), (True, [BATCH, BATCH, BATCH, 1])):
+            accepting = Accepting(
+                loop,
+                alone=alone,
+                begin=lambda: None,
+                connections=(),
+                board=Scoreboard(1).writer(0),
+                in_line=True,
+            )
+            for listener, whose in everything.items():
+                accepting.listen(listener, asyncio.Protocol, whose)
             assert [queue.batch for queue in accepting.queues] == batches
             accepting.stop()
-        for listener in (own, inherited, unix):
+        for listener in everything:
             listener.close()
 
     run(test())

@@ -11,7 +11,9 @@ there is more is asked by ``poll``: an ``accept`` that finds nothing costs ten t
 because the kernel makes the socket first. Where others wait at the same queue, one is taken a turn,
 so that they get theirs.
 
-Whether a queue is our slot's own is told, for it does not show: ``SO_REUSEPORT`` may be set on a
+A worker helps out at the queues of some neighbours, when they have no time (:mod:`exclusive`).
+
+Whose a queue is, is told, for it does not show: ``SO_REUSEPORT`` may be set on a
 socket that was inherited, and is held by whoever passed it on.
 
 Transports are made by the loop's own ``connect_accepted_socket``, a coroutine that waits once. It
@@ -22,16 +24,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import errno
 import functools
 import logging
 import select
 import socket
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sized
 from typing import Final
+
+from asgi_worker.exclusive import line_of
+from asgi_worker.scoreboard import Word
 
 BATCH: Final = 16
 """Connections taken in a turn of the loop from a queue that no other worker serves."""
+POLLS: Final = 3
+"""The loop has polled by then: turns in which it is tried to join the line."""
 PAUSE_S: Final = 0.1
 """How long a queue is left alone when there was no room for its next connection."""
 CALM_S: Final = 5.0
@@ -46,37 +54,98 @@ HARMLESS: Final = frozenset(
 )
 """Errors of one connection, which is gone; the next may be well."""
 
+CONNECTIONS: Final = int(Word.CONNECTIONS)
+HELPED: Final = int(Word.HELPED)
+
 Factory = Callable[[], asyncio.Protocol]
 Opening = Coroutine[asyncio.Future[None], None, object]
 
 log = logging.getLogger("asgi_worker")
 
 
+class Whose(enum.Enum):
+    """Who is to accept the connections of a queue."""
+
+    OWN = enum.auto()
+    """The worker in our slot; the queue ends with the service."""
+    NEIGHBOUR = enum.auto()
+    """That in another slot, and we if it has no time."""
+    SHARED = enum.auto()
+    """All workers, and whoever else has it."""
+
+
 class Accepting:
     """The queues of one worker. ``begin`` is called before the first connection of a turn."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, *, alone: bool, begin: Callable[[], None]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        alone: bool,
+        begin: Callable[[], None],
+        connections: Sized,
+        board: memoryview,
+        pass_on: Callable[[int], bool] | None = None,
+        in_line: bool = False,
     ) -> None:
         self.loop = loop
         self.alone = alone
-        """Whether no other worker waits at the queues that are not our slot's own."""
+        """Whether no other worker waits at the queues that are shared."""
         self.begin = begin
+        self.connections = connections
+        """Those that are there: each is among them when its transport is made."""
+        self.opening = 0
+        """Connections that are ours, but have no transport yet."""
+        self.board = board
+        self.pass_on = pass_on
+        """Called with each descriptor that was accepted, before it is counted. ``True``: another
+        worker has it, and it is closed here."""
+        self.line = line_of(loop) if in_line else None
+        """Where workers wait in line at the queues, and at those of neighbours too."""
         self.queues: list[Queue] = []
         self.short_since: float | None = None
         """Loop time since when there is no room for all connections."""
         self._short_at = 0.0
 
-    def listen(self, listener: socket.socket, make: Factory, *, own: bool) -> None:
+    def listen(self, listener: socket.socket, make: Factory, whose: Whose) -> None:
         """Accept from ``listener`` (bound, listening; not kept) from now on.
 
-        ``own``: nobody else does but another worker in our slot, and it ends with the service.
+        Our own are to come first. Neighbours get no help where one cannot wait in line.
         """
+        if whose is Whose.NEIGHBOUR and self.line is None:
+            return
         copy = listener.dup()
         copy.setblocking(False)
-        queue = Queue(self, copy, make, own=own)
+        queue = Queue(self, copy, make, whose)
         self.queues.append(queue)
         queue.watch()
+
+    def adopt(self, descriptor: int, make: Factory, family: int = -1) -> None:
+        """Make a connection of ``descriptor``, a connected socket that is ours from here on.
+
+        ``family``: if it is known; else the kernel is asked.
+        """
+        sock = socket.socket(family, socket.SOCK_STREAM, 0, descriptor)
+        self.opening += 1
+        self.tell()
+        opening: Opening = self.loop.connect_accepted_socket(make, sock)
+        try:
+            waiter = opening.send(None)
+        except OSError as error:  # reset already, or the loop cannot watch any more
+            sock.close()
+            self._opened()
+            log.warning("cannot serve an accepted connection: %s", error)
+        else:
+            waiter.add_done_callback(functools.partial(_finish, opening))
+            self.loop.call_soon(self._opened)  # right after `connection_made`
+
+    def _opened(self) -> None:
+        self.opening -= 1
+        self.tell()
+
+    def tell(self) -> None:
+        """Let the others see how many connections we have; for who closes one, too."""
+        self.board[CONNECTIONS] = len(self.connections) + self.opening
 
     def pause(self) -> None:
         """Take no more connections."""
@@ -85,11 +154,12 @@ class Accepting:
 
     def finish(self, most: int) -> bool:
         """After :meth:`pause`: take what is queued, ``most`` of each queue at most, and shut those
-        that are our own.
+        that are our own. Those of neighbours are left to them.
 
         ``False``: there was no room for some of it.
         """
-        refused = [queue for queue in self.queues if not queue.finish(most)]
+        ours = (queue for queue in self.queues if queue.whose is not Whose.NEIGHBOUR)
+        refused = [queue for queue in ours if not queue.finish(most)]
         return not refused
 
     def stop(self) -> None:
@@ -98,6 +168,9 @@ class Accepting:
         for queue in self.queues:
             queue.listener.close()
         self.queues.clear()
+        if self.line is not None:
+            self.line.close()
+            self.line = None
 
     def failed(self, error: OSError) -> None:
         """There is no room for another connection, or something is wrong with the listener."""
@@ -127,29 +200,54 @@ class Queue:
     """One listening socket."""
 
     def __init__(
-        self, accepting: Accepting, listener: socket.socket, make: Factory, *, own: bool
+        self, accepting: Accepting, listener: socket.socket, make: Factory, whose: Whose
     ) -> None:
         self.accepting = accepting
         self.listener = listener
         self.make = make
         self.family = listener.family
-        self.own = own
-        self.batch = BATCH if own or accepting.alone else 1
+        self.whose = whose
+        own = whose is Whose.OWN
+        self.batch = BATCH if own or (whose is Whose.SHARED and accepting.alone) else 1
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
+        self._watched = False
+        self._in_line = False
         self._paused: asyncio.TimerHandle | None = None
 
     def watch(self) -> None:
         """Take connections as they come."""
         self._paused = None
+        self._watched = True
         self.accepting.loop.add_reader(self.listener.fileno(), self._take_some)
+        if self.accepting.line is not None:
+            self._line_up(POLLS)
 
     def unwatch(self) -> None:
         """Leave them where they are."""
+        self._watched = self._in_line = False
         self.accepting.loop.remove_reader(self.listener.fileno())
         if self._paused is not None:
             self._paused.cancel()
             self._paused = None
+
+    def _line_up(self, polls: int = 0) -> None:
+        """Go to the end of the line, in one of the next turns if the loop has still to poll."""
+        line = self.accepting.line
+        if line is None or not self._watched:
+            return
+        try:
+            line.join(self.listener.fileno())
+            self._in_line = True
+        except FileNotFoundError:
+            if polls:
+                self.accepting.loop.call_soon(self._line_up, polls - 1)
+        except OSError as error:
+            self.unwatch()
+            log.warning("cannot wait in line for connections: %s; go on without", error.strerror)
+            if self.whose is not Whose.NEIGHBOUR:
+                self._watched = True
+                self.accepting.loop.add_reader(self.listener.fileno(), self._take_some)
 
     def finish(self, most: int) -> bool:
         """Take what is queued, ``most`` at most; ``False``: there was no room for some of it.
@@ -162,7 +260,7 @@ class Queue:
             if not self._take():
                 return False
             most -= 1
-        if self.own:
+        if self.whose is Whose.OWN:
             with contextlib.suppress(OSError):  # the other worker in our slot was faster
                 self.listener.shutdown(socket.SHUT_RD)
         return True
@@ -180,7 +278,9 @@ class Queue:
             if not self._take():
                 self.unwatch()
                 self._paused = self.accepting.loop.call_later(PAUSE_S, self.watch)
-                break
+                return
+        if self._in_line and self.whose is not Whose.OWN:
+            self._line_up()
 
     def _take(self) -> bool:
         """Take a connection, if there is one; ``False``: there is no room for it."""
@@ -197,20 +297,11 @@ class Queue:
             return False
         if accepting.short_since is not None:
             accepting.recovered()
-        self._open(descriptor)
+        if self.whose is Whose.NEIGHBOUR:
+            accepting.board[HELPED] += 1
+        if accepting.pass_on is None or not accepting.pass_on(descriptor):
+            accepting.adopt(descriptor, self.make, self.family)
         return True
-
-    def _open(self, descriptor: int) -> None:
-        """Make a connection of what was taken."""
-        sock = socket.socket(self.family, socket.SOCK_STREAM, 0, descriptor)
-        opening: Opening = self.accepting.loop.connect_accepted_socket(self.make, sock)
-        try:
-            waiter = opening.send(None)
-        except OSError as error:  # reset already, or the loop cannot watch any more
-            sock.close()
-            log.warning("cannot serve an accepted connection: %s", error)
-        else:
-            waiter.add_done_callback(functools.partial(_finish, opening))
 
 
 def _finish(opening: Opening, waiter: asyncio.Future[None]) -> None:
