@@ -24,7 +24,7 @@ DEMO = Path("supervisor/asgi_supervise/demo.py")
 TEMPLATE = Path("supervisor/asgi_supervise/host/template.py")
 CHILDREN = Path("supervisor/asgi_supervise/host/children.py")
 
-SEAM = {"asgi_worker.channel", "asgi_worker.contract", "asgi_worker.scoreboard"}
+SEAM = {f"asgi_worker.{name}" for name in ("channel", "contract", "inbox", "scoreboard")}
 PURE = {
     *(
         "__future__",

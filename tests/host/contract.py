@@ -23,7 +23,7 @@ from asgi_worker.scoreboard import Scoreboard, State
 from tests.host import standin
 from tests.host.fake import TICK_S, FakeHost, Script
 
-SLOTS = 4
+SLOTS = 6
 SEATS = SLOTS + 1
 PATIENCE_S = 20.0
 QUIET_S = 0.3
@@ -41,6 +41,11 @@ class Stage:
     break_template: Callable[[], None]
     """The next one cannot start."""
     blueprint: Blueprint
+
+    def close(self) -> None:
+        """At the end of a process."""
+        self.host.close()
+        self.blueprint.inboxes.close()
 
     def until(self, enough: Callable[[Events], bool]) -> Events:
         """Everything that happens up to ``enough``."""
@@ -448,13 +453,14 @@ def on_fake_host() -> Stage:
     def break_template() -> None:
         host.template_script = Script.BOOT_FAILS
 
-    return Stage(host, set_scripts, hang, break_template, blueprint(sockets.Listeners([])))
+    made_of = blueprint(sockets.Listeners([]), Inboxes(0))
+    return Stage(host, set_scripts, hang, break_template, made_of)
 
 
 def on_posix_host() -> Stage:
     set_scripts([Script.OBEDIENT] * SLOTS)
     listeners = sockets.listen(["127.0.0.1:0"], slots=SLOTS, backlog=8, uds_mode=0o600, owner=None)
-    made_of = blueprint(listeners)
+    made_of = blueprint(listeners, Inboxes(SEATS))
     host = PosixHost(made_of.scoreboard, made_of.listeners, made_of.inboxes)
 
     def hang(pid: int) -> None:
@@ -466,12 +472,12 @@ def on_posix_host() -> Stage:
     return Stage(host, set_scripts, hang, break_template, made_of)
 
 
-def blueprint(listeners: sockets.Listeners) -> Blueprint:
+def blueprint(listeners: sockets.Listeners, inboxes: Inboxes) -> Blueprint:
     return Blueprint(
         settings=WorkerSettings(app="none:needed", graceful_timeout_s=5.0),
         listeners=listeners,
         scoreboard=Scoreboard(SEATS),
-        inboxes=Inboxes(SEATS),
+        inboxes=inboxes,
         run_worker="tests.host.standin:run",
     )
 
@@ -486,4 +492,4 @@ if __name__ == "__main__":
     try:
         SCENARIOS[sys.argv[1]](stage)
     finally:
-        stage.host.close()
+        stage.close()

@@ -140,4 +140,4 @@ if __name__ == "__main__":
     try:
         SCENARIOS[sys.argv[1]](stage)
     finally:
-        stage.host.close()
+        stage.close()

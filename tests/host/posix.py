@@ -21,6 +21,7 @@ import msgspec
 
 from asgi_supervise.host import preload, signals, sockets
 from asgi_supervise.host.posix import PosixHost
+from asgi_supervise.host.sockets import NEIGHBOURS
 from asgi_supervise.policy import vocabulary as v
 from tests.host import contract, standin
 from tests.host.contract import Stage
@@ -205,19 +206,22 @@ def nothing_is_kept_for_good_of_the_dead(stage: Stage) -> None:
 
 
 def a_child_holds_only_what_is_its_own(stage: Stage) -> None:
-    """A worker: its channel, its listener, its stacks and the standard streams. A template: its
-    channel, all listeners, its stacks, a pidfd of each of its workers. Nobody else's, above all.
+    """A worker: its channel, its listener and those of its neighbours, the giving ends of all
+    inboxes, its own inbox and a descriptor to spare, its stacks and the standard streams. A
+    template: its channel, all listeners, all inboxes and one to spare, its stacks, a pidfd of each
+    of its workers. Nobody else's, above all.
     """
     templates = [stage.with_template(1)]
     pids = [stage.with_worker(worker, worker, 1) for worker in (1, 2, 3)]
     templates.append(stage.with_template(2))
     pids.append(stage.with_worker(4, 3, 2))
     for template, workers in zip(templates, (3, 1), strict=True):
-        wanted = {"socket": contract.SLOTS + 1, "stacks": 1, "pidfd": workers}
+        ends = 1 + contract.SLOTS + 2 * contract.SEATS + 1
+        wanted = {"socket": ends, "stacks": 1, "pidfd": workers}
         await_that(partial(kinds, template), wanted)
         assert closed_on_exec(template)
     for pid in pids:
-        assert kinds(pid) == {"socket": 2, "stacks": 1}
+        assert kinds(pid) == {"socket": 1 + (1 + NEIGHBOURS) + contract.SEATS + 2, "stacks": 1}
         assert closed_on_exec(pid)
 
 
@@ -318,7 +322,7 @@ def a_pid_is_reaped_even_if_it_was_stopped_and_killed(stage: Stage) -> None:
 def a_closed_host_leaves_nobody(stage: Stage) -> None:
     template = stage.with_template()
     pids = [template, *stage.with_workers(0, 1)]
-    stage.host.close()
+    stage.close()
     await_that(lambda: [pid for pid in pids if alive(pid)], [])
 
 
@@ -426,4 +430,4 @@ if __name__ == "__main__":
         SCENARIOS[sys.argv[1]](stage)
     finally:
         if sys.argv[1] != a_closed_host_leaves_nobody.__name__:
-            stage.host.close()
+            stage.close()

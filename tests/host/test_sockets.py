@@ -357,10 +357,32 @@ def test_an_inherited_descriptor_must_be_a_socket(listening: Listen, tmp_path: P
         listening(f"fd://{file.fileno()}")
 
 
-def test_a_worker_keeps_only_its_own(listening: Listen, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("slots", "slot", "helps_in"),
+    [(6, 0, [1, 2, 3]), (6, 4, [5, 0, 1]), (4, 3, [0, 1, 2]), (2, 1, [0]), (1, 0, [])],
+)
+def test_a_worker_keeps_its_own_and_those_in_which_it_helps_out(
+    listening: Listen, slots: int, slot: int, helps_in: list[int]
+) -> None:
+    listeners = listening("127.0.0.1:0", "[::1]:0", f"unix:@{os.getpid()}", slots=slots)
+    before = [list(sockets) for sockets in listeners.by_slot]
+    listeners.keep_only(slot, helps_out=True)
+    kept = {number for number, (first, second) in enumerate(before) if first.fileno() >= 0}
+    assert kept == {slot, *helps_in}
+    assert all(
+        first.fileno() == -1 == second.fileno()
+        for first, second in map(before.__getitem__, set(range(slots)) - kept)
+    )
+    assert listeners.of_slot(slot) == before[slot]
+    assert listeners.neighbours(slot) == [s for other in helps_in for s in before[other]]
+    assert [s.fileno() >= 0 for s in listeners.shared] == [True]
+
+
+def test_a_worker_that_helps_nobody_keeps_only_its_own(listening: Listen, tmp_path: Path) -> None:
     listeners = listening("127.0.0.1:0", f"unix:{tmp_path}/s", slots=3)
     mine = listeners.of_slot(1)
     others = [*listeners.by_slot[0], *listeners.by_slot[2]]
-    listeners.keep_only(1)
+    listeners.keep_only(1, helps_out=False)
     assert all(s.fileno() >= 0 for s in (*mine, *listeners.shared))
     assert all(s.fileno() == -1 for s in others)
+    assert listeners.neighbours(1) == []

@@ -136,3 +136,10 @@ class Child:
         for descriptor in (self.stacks, self.pidfd):
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+def what_is_wrong(message: Message | msgspec.DecodeError) -> str:
+    """With one that cannot be decoded, or that its sender may not send."""
+    if isinstance(message, msgspec.DecodeError):
+        return str(message)
+    return f"unexpected {type(message).__name__}"

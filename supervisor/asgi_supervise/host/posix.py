@@ -14,11 +14,10 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-import msgspec
-
-from asgi_supervise.host import children, sharing, signals, stacks, template
+from asgi_supervise.host import children, figures, sharing, signals, stacks, template
 from asgi_supervise.host.cgroup import MemoryKills
-from asgi_supervise.host.child import Child, Refused, attempting
+from asgi_supervise.host.child import Child, Refused, attempting, what_is_wrong
+from asgi_supervise.host.rescue import Rescue
 from asgi_supervise.host.sockets import Listeners
 from asgi_supervise.host.template import Blueprint
 from asgi_supervise.policy import vocabulary as v
@@ -29,7 +28,6 @@ from asgi_worker.contract import (
     Drain,
     Exit,
     Healthy,
-    Message,
     Promote,
     Ready,
     Reopen,
@@ -41,7 +39,7 @@ from asgi_worker.contract import (
     Withdraw,
 )
 from asgi_worker.inbox import Inboxes
-from asgi_worker.scoreboard import Scoreboard, State, Word
+from asgi_worker.scoreboard import Scoreboard, Word
 
 log = logging.getLogger("asgi_supervise")
 
@@ -67,7 +65,6 @@ class PosixHost:
         children.become_subreaper()
         self._scoreboard = scoreboard
         self._listeners = listeners
-        self._inboxes = inboxes
         self._private = private
         self._memory_kills = MemoryKills()
         self._templates: dict[int, Child] = {}
@@ -79,14 +76,16 @@ class PosixHost:
         self._selector = selectors.DefaultSelector()
         self._signals = signals.SignalPipe()
         self._selector.register(self._signals.reader, selectors.EVENT_READ)
+        self._rescue = Rescue(listeners, inboxes, scoreboard, self._selector)
 
     def now(self) -> float:
         return time.monotonic()
 
     def wait(self, deadline: float) -> list[v.Event]:
         while True:
-            left_s = 0.0 if self._happened else max(0.0, deadline - self.now())
-            self._turn(min(left_s, LONGEST_WAIT_S))
+            now = self.now()
+            left_s = 0.0 if self._happened else max(0.0, deadline - now)
+            self._turn(min(left_s, self._rescue.resumes - now, LONGEST_WAIT_S))
             if self._happened or left_s == 0.0:
                 happened, self._happened = self._happened, []
                 return happened
@@ -112,6 +111,7 @@ class PosixHost:
                 self._reap_template(generation, child)
         if self._strays:
             self._reap_strays()
+        self._rescue.work(readable, self.now())
 
     # --- templates and workers -------------------------------------------------------------------
 
@@ -188,21 +188,8 @@ class PosixHost:
     # --- looking after them ----------------------------------------------------------------------
 
     def look_at_figures(self) -> None:
-        figures = {}
-        resting = True
-        for worker, child in self._workers.items():
-            words = self._scoreboard.writer(child.seat)
-            if promise_ns := words[Word.PROMISE_NS]:
-                figures[worker] = seen = v.Figures(
-                    promise=promise_ns / 1e9,
-                    connections=words[Word.CONNECTIONS],
-                    in_flight=words[Word.IN_FLIGHT],
-                    lag_s=words[Word.LAG_NS] / 1e9,
-                    busy=words[Word.BUSY] / 1000,
-                    accepts=words[Word.STATE] == State.READY,
-                )
-                resting = resting and seen.connections == seen.in_flight == 0
-        self._happened.append(v.FiguresSeen(figures, resting))
+        seats = {worker: child.seat for worker, child in self._workers.items()}
+        self._happened.append(figures.seen(self._scoreboard, seats))
 
     def dump_stacks(self, generation: int, worker: int | None) -> None:
         if child := self._child(generation, worker):
@@ -228,6 +215,10 @@ class PosixHost:
                     error.strerror,
                 )
 
+    def rescue(self, slots: Sequence[int], seats: Sequence[int], takers: Sequence[int]) -> None:
+        to = [self._workers[worker].seat for worker in takers if worker in self._workers]
+        self._rescue.begin(slots, seats, to, self.now())
+
     def pass_on(self, descriptors: Mapping[int, int]) -> None:
         message = Reopen(tuple(descriptors))
         for child in (*self._templates.values(), *self._workers.values()):
@@ -237,6 +228,7 @@ class PosixHost:
                 )
 
     def close_listeners(self) -> None:
+        self._rescue.forget_slots()
         self._listeners.refuse()
         self._listeners.close()
         self._listeners.remove_files()
@@ -248,6 +240,7 @@ class PosixHost:
             child.release(self._selector)
         self._templates.clear()
         self._workers.clear()
+        self._rescue.let_go()
         self._selector.close()
         self._signals.close()
 
@@ -274,6 +267,7 @@ class PosixHost:
         """
         try:
             signals.forget(self._signals)
+            self._rescue.let_go()
             self._selector.close()
             child.channel.close()
             kept = []
@@ -328,7 +322,7 @@ class PosixHost:
                     self._lose(worker)
                     self._happened.append(v.WorkerRefused(worker, reason))
                 case _:
-                    self._happened.append(v.MessageUnreadable(sender, _what_is_wrong(message)))
+                    self._happened.append(v.MessageUnreadable(sender, what_is_wrong(message)))
 
     def _hear_worker(self, worker: int, child: Child, most: int) -> None:
         sender = f"worker slot={child.slot} gen={child.generation} pid={child.pid}"
@@ -345,7 +339,7 @@ class PosixHost:
                 case Awake():
                     self._happened.append(v.WorkerAwoke(worker))
                 case _:
-                    self._happened.append(v.MessageUnreadable(sender, _what_is_wrong(message)))
+                    self._happened.append(v.MessageUnreadable(sender, what_is_wrong(message)))
 
     def _unreported(self, generation: int, seat: int) -> int:
         """The worker asked for with ``seat`` whose fork was not reported yet."""
@@ -395,10 +389,3 @@ class PosixHost:
         child = self._workers.pop(worker)
         self._scoreboard.clear(child.seat)
         child.release(self._selector)
-
-
-def _what_is_wrong(message: Message | msgspec.DecodeError) -> str:
-    """With one that cannot be decoded, or that its sender may not send."""
-    if isinstance(message, msgspec.DecodeError):
-        return str(message)
-    return f"unexpected {type(message).__name__}"

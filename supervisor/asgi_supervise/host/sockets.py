@@ -31,7 +31,7 @@ from asgi_supervise.host import reuseport
 from asgi_supervise.host.privileges import Identity
 
 NEIGHBOURS = 3
-"""In the queues of so many other slots a worker helps out: with more, a wake-up costs all of them."""
+"""In the queues of so many other slots a worker helps out: more would cost more than they help."""
 LOCK_TRIES = 100
 LOCK_PAUSE_MS = 20
 """Two seconds for another master, which needs milliseconds."""
@@ -70,9 +70,9 @@ class Listeners:
         slots = len(self.by_slot)
         return [(slot + step) % slots for step in range(1, min(slots, NEIGHBOURS + 1))]
 
-    def keep_only(self, slot: int) -> None:
+    def keep_only(self, slot: int, *, helps_out: bool) -> None:
         """In a worker: close what belongs to other slots, save those in which it helps out."""
-        kept = {slot, *self._neighbours(slot)}
+        kept = {slot, *(self._neighbours(slot) if helps_out else ())}
         for number, sockets in enumerate(self.by_slot):
             if number not in kept:
                 _close(sockets)

@@ -259,7 +259,8 @@ class Template:
             # own, and there is no moment at which the signal would not be handled.
             os.dup2(stacks, self.stacks, inheritable=False)
             os.close(stacks)
-            self.blueprint.listeners.keep_only(order.slot)
+            helps_out = self.blueprint.settings.balance == "exact"
+            self.blueprint.listeners.keep_only(order.slot, helps_out=helps_out)
             self.blueprint.inboxes.keep_only(order.seat)
             signals.obey_termination(mask)
             status = run_worker(
