@@ -129,12 +129,15 @@ def test_status() -> None:
         loop.turn()
     words = loop._scoreboard.writer(0)
     words[Word.STATE], words[Word.REQUESTS], words[Word.CONNECTIONS] = State.READY, 7, 2
+    words[Word.SHARE], words[Word.BUSY] = 333, 750
+    for figure, word in enumerate(range(Word.GIVEN_FRESH, Word.HELPED + 1), 11):
+        words[word] = figure
     status = loop.status()
     assert (status.service, status.generation, status.wanted) == ("booting", 1, 2)
     assert status.ready == 2
     assert status.workers == (
-        WorkerStatus(0, 1, 101, "ready", "", 2, 0, 7, 0, 0),
-        WorkerStatus(1, 1, 102, "ready", "", 0, 0, 0, 0, 0),
+        WorkerStatus(0, 1, 101, "ready", "", True, 2, 0, 7, 0, 0, 0.75, 11, 12, 13, 14, 15, 16),
+        WorkerStatus(1, 1, 102, "ready", "", False, 0, 0, 0, 0, 0, 0.0, *[0] * 6),
     )
     assert status.reload is None
 

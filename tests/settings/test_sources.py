@@ -324,6 +324,32 @@ def test_the_warning_follows_a_short_worker_timeout(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("file", "complaint"),
+    [
+        ("balance = false", "balance = off; choose exact or kernel there, or leave it out"),
+        ('bake-time = "0s"', "bake-time = 0; give it a time, or leave it out"),
+    ],
+)
+def test_a_canary_has_no_weight_where_nothing_is_handed_on_or_nobody_watches(
+    tmp_path: Path, file: str, complaint: str
+) -> None:
+    (tmp_path / "asgi-supervise.toml").write_text(file)
+    assert settings(tmp_path).canary_weight is None
+    assert problems(tmp_path, {"canary_weight": "0.1"}) == [
+        f"canary-weight: does nothing with {complaint} (on the command line)"
+    ]
+    environment = {"ASGI_SUPERVISE_BALANCE": "kernel", "ASGI_SUPERVISE_BAKE_TIME": "1s"}
+    found = settings(tmp_path, {"canary_weight": "0.1"}, environment)
+    assert (found.balance, found.canary_weight) == ("kernel", 0.1)
+
+
+def test_all_that_is_wrong_with_a_canary_is_said_at_once(tmp_path: Path) -> None:
+    arguments = {"canary_weight": "0.1", "balance": "off", "bake_time_s": "0"}
+    assert len(problems(tmp_path, arguments)) == 2
+    assert len(problems(tmp_path, arguments | {"canary_weight": "2"})) == 3
+
+
 def test_a_health_check_needs_a_path(tmp_path: Path) -> None:
     (tmp_path / "asgi-supervise.toml").write_text("health-failures = 2")
     assert problems(tmp_path, {"health_interval_s": "2"}) == [

@@ -21,6 +21,7 @@ SIZE = values.size(256)
 SIZE_OR_OFF = values.size(0, off=True)
 COUNT = values.integer(1, 100)
 COUNT_OR_OFF = values.integer(1, off=True)
+SHARE = values.share()
 WORKERS = values.workers(lambda: 7)
 LOOP = values.choice("auto", "on", "off")
 USER = pwd.getpwuid(os.geteuid()).pw_name
@@ -62,6 +63,10 @@ GROUP = grp.getgrgid(os.getegid()).gr_name
         (values.HEALTH_PATH, False, None),
         (values.LOG_FILE, "a b", "a b"),
         (values.LOG_FILE, "-", None),
+        (SHARE, "0.1", 0.1),
+        (SHARE, ".5", 0.5),
+        (SHARE, 1, 1.0),
+        (SHARE, " 0.001 ", 0.001),
         (WORKERS, "4", 4),
         (WORKERS, "auto", 7),
         (LOOP, "auto", "auto"),
@@ -133,6 +138,15 @@ def test_takes(kind: Kind, raw: Any, value: Any) -> None:
         (values.HEALTH_PATH, True, "must be text"),
         (values.LOG_FILE, "", "must name a path"),
         (values.LOG_FILE, "a\0b", "NUL"),
+        (SHARE, "0", "must be at least 0.001 and at most 1"),
+        (SHARE, 0.0009, "must be at least 0.001"),
+        (SHARE, "1.01", "at most 1"),
+        (SHARE, "10%", "not a part of 1: write a number like 0.1"),
+        (SHARE, "-0.1", "not a part of 1"),
+        (SHARE, "nan", "not a part of 1"),
+        (SHARE, "1e-2", "not a part of 1"),
+        (SHARE, True, "not a part of 1"),
+        (SHARE, [0.1], "not a part of 1"),
         (WORKERS, "0", "must be at least 1 (or auto)"),
         (WORKERS, "all", "not a whole number (or auto)"),
         (LOOP, "never", "choose one of auto, on, off"),

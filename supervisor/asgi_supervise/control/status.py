@@ -19,11 +19,25 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     phase: str
     unhealthy: str
     """What its health check says, if it fails."""
+    on_trial: bool
+    """It accepts nothing itself yet; the others give it its share."""
     connections: int
     in_flight: int
     requests: int
     errors: int
     websockets: int
+    busy: float
+    """Processors it used lately, usually 0 to 1."""
+    given_fresh: int
+    """Connections it handed over before anything of them was read …"""
+    given_idle: int
+    """… and between two requests."""
+    taken_fresh: int
+    taken_idle: int
+    rescued: int
+    """Taken, of those that waited for a worker who did not come."""
+    helped: int
+    """Accepted from the queue of another slot."""
 
 
 class ReloadStatus(msgspec.Struct, frozen=True):
@@ -67,11 +81,19 @@ def snapshot(supervisor: Supervisor, scoreboard: Scoreboard, failures: int) -> S
                 pid=worker.life.pid,
                 phase=worker.life.phase.value,
                 unhealthy=worker.unhealthy,
+                on_trial=said.share > 0,
                 connections=said.connections,
                 in_flight=said.in_flight,
                 requests=said.requests,
                 errors=said.errors,
                 websockets=said.websockets,
+                busy=said.busy / 1000,
+                given_fresh=said.given_fresh,
+                given_idle=said.given_idle,
+                taken_fresh=said.taken_fresh,
+                taken_idle=said.taken_idle,
+                rescued=said.rescued,
+                helped=said.helped,
             )
         )
     return Status(
