@@ -11,12 +11,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime as dt
-import fcntl
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from tests.benchmarks import environment, fleet, machine, profiling, report
@@ -24,8 +23,6 @@ from tests.benchmarks.cases import CASES, Case
 from tests.benchmarks.load import Failed, measure
 from tests.benchmarks.servers import OURS, SERVERS, CannotServe, Running, Server
 from tests.benchmarks.trials import TRIALS, trial_aims, trial_table
-
-PAGE = environment.ROOT / "docs" / "benchmarks.md"
 
 
 def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -57,9 +54,8 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
 def main() -> int:
     chosen = arguments()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    environment.HERE.mkdir(exist_ok=True)
     try:
-        with _alone():
+        with environment.alone():
             environment.need_tools()
             environment.build(fresh=chosen.fresh)
             cores = os.sched_getaffinity(0)
@@ -78,18 +74,8 @@ def main() -> int:
         return 130
     print("\n".join(lines))
     if chosen.write:
-        report.write(PAGE, lines)
+        report.write(environment.PAGE, lines)
     return 0
-
-
-@contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    with (environment.HERE / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise machine.CannotMeasure("another benchmark is running; wait for it") from None
-        yield
 
 
 def _measure_all(chosen: argparse.Namespace, core: int, directory: Path) -> list[str]:

@@ -6,6 +6,8 @@ the other. What is there is reused until Python, this list or pyproject.toml cha
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -13,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.benchmarks.machine import CannotMeasure
@@ -21,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 HERE = ROOT / ".bench"
 ENVIRONMENT = HERE / "env"
 BIN = ENVIRONMENT / "bin"
+PAGE = ROOT / "docs" / "benchmarks.md"
 
 # With the extra, pip takes the newest gunicorn whose C parser the index has. (Installed apart, a
 # newer gunicorn runs with an older parser, too, but breaks connections on larger bodies.)
@@ -37,6 +41,18 @@ PEERS = (
     "websockets",
     "py-spy",
 )
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """No two benchmarks at a time."""
+    HERE.mkdir(exist_ok=True)
+    with (HERE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotMeasure("another benchmark is running; wait for it") from None
+        yield
 
 
 def build(*, fresh: bool) -> None:

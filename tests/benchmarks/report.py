@@ -19,7 +19,6 @@ from tests.benchmarks.load import Sample
 from tests.benchmarks.servers import OURS, Server
 
 _BASIS = "uvicorn"
-_BEGIN, _END = "<!-- figures: begin -->", "<!-- figures: end -->"
 
 
 @dataclass
@@ -115,13 +114,14 @@ def losses(cases: Iterable[Case], results: Results) -> list[str]:
     return ["### Where a peer is cheaper than we are", "", *lines, ""] if lines else []
 
 
-def write(page: Path, lines: Sequence[str]) -> None:
-    """Put ``lines`` between the markers of ``page``; what is around them stays."""
+def write(page: Path, lines: Sequence[str], part: str = "figures") -> None:
+    """Put ``lines`` between the markers of ``part`` in ``page``; what is around them stays."""
+    begin, end = f"<!-- {part}: begin -->", f"<!-- {part}: end -->"
     text = page.read_text()
-    figures = "\n".join([_BEGIN, "", *lines, _END])
-    pattern = re.compile(f"{re.escape(_BEGIN)}.*{re.escape(_END)}", re.DOTALL)
+    figures = "\n".join([begin, "", *lines, end])
+    pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
     if not pattern.search(text):
-        raise ValueError(f"{page} has no {_BEGIN} … {_END} to write between")
+        raise ValueError(f"{page} has no {begin} … {end} to write between")
     page.write_text(pattern.sub(lambda _: figures, text))
 
 

@@ -241,7 +241,8 @@ def _pidfd(pid: int) -> int | None:
 
 
 def _environment() -> dict[str, str]:
-    """Nothing that would configure a server, or Python."""
+    """Nothing that would configure a server, or Python; our own is that of this checkout."""
     kept = {name: os.environ[name] for name in ("HOME", "LANG", "TMPDIR") if name in os.environ}
     path = f"{BIN}:{os.environ.get('PATH', os.defpath)}"
-    return kept | {"PATH": path, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    roots = ":".join(map(str, (ROOT, ROOT / "supervisor", ROOT / "workers")))
+    return kept | {"PATH": path, "PYTHONPATH": roots, "PYTHONDONTWRITEBYTECODE": "1"}
