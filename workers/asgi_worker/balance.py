@@ -1,0 +1,230 @@
+"""Who shall have a connection: what a worker decides by looking at the figures of its siblings.
+
+Each worker decides for itself, from the scoreboard and from what waits in the inboxes; there is
+nobody to be asked, and nobody whose word is late. Three questions, from the most to the least
+frequent:
+
+* Who shall have a connection that was just accepted? Whoever has the fewest, if that is fewer by
+  more than one. So the balance is exact, even where connections live for hours.
+* Who shall have one of a worker that leaves? Whoever has the fewest.
+* Which connections shall move though nobody leaves? Some of a worker that has more than the mean,
+  or a processor much busier than theirs, so that a new worker soon has its share.
+
+In the last one several workers act at the same time upon the same figures, and what a processor
+does is known only a second late. So each gives a part of its surplus only, rounded by chance, to
+those that lack, each as likely as much as it lacks: together they never give many more than are
+lacking. Nobody gives to a worker that would then have as many as the giver had: between equals
+nothing moves.
+
+A worker on trial is left out of all that. It gets its share, by chance, and nothing else.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from asgi_worker.inbox import VERSION
+from asgi_worker.scoreboard import State, Word
+
+if TYPE_CHECKING:
+    from asgi_worker.inbox import Inboxes
+    from asgi_worker.scoreboard import Scoreboard
+
+LATE_NS: Final = 50_000_000
+"""Who has not ticked so long after it was to, is busy with something else, or hangs."""
+GAP: Final = 2
+"""How many connections more than another one has are too many."""
+STEP: Final = 0.25
+"""The part of a surplus that goes at once."""
+MOST: Final = 128
+"""Connections that a worker gives in a tick: some milliseconds."""
+CHANCE: Final = 100
+"""Thousandths of a processor that a worker may be busier than the mean: that is chance."""
+HOT: Final = 300
+"""Who is so much busier than the mean gets no more, even if it has fewer connections."""
+
+
+class Load(NamedTuple):
+    """What a worker has to do."""
+
+    connections: int
+    busy: int
+    """Thousandths of a processor."""
+
+
+def emptiest(
+    seats: Iterable[int],
+    below: float,
+    connections: Callable[[int], int],
+    waiting: Callable[[int], int],
+) -> int | None:
+    """The one of ``seats`` with the fewest connections, if that is fewer than ``below``.
+
+    What waits in its inbox counts. That is asked only of those for which it matters.
+    """
+    found = None
+    for seat in seats:
+        count = connections(seat)
+        if count < below:
+            count += waiting(seat)
+            if count < below:
+                below = count
+                found = seat
+    return found
+
+
+def by_share(roll: float, shares: Mapping[int, int]) -> int | None:
+    """Whose turn it is of those with a share, in thousandths, of all connections; 0 ≤ ``roll`` < 1.
+
+    ``None``: that of all others.
+    """
+    roll *= 1000
+    for seat, share in shares.items():
+        if roll < share:
+            return seat
+        roll -= share
+    return None
+
+
+def is_hot(busy: int, mean_busy: float) -> bool:
+    """Whether a worker has too much to do to be given a connection."""
+    return busy > mean_busy + HOT
+
+
+def surplus(
+    mine: Load, others: Mapping[int, Load], roll: Callable[[], float] = random.random
+) -> list[int]:
+    """Who shall have some of my connections: a seat for each that shall go.
+
+    A worker that is clearly busier than the mean counts as if it had more connections: as many
+    times the mean as the processors that it uses beyond.
+    """
+    loads = (mine, *others.values())
+    mean = sum(load.connections for load in loads) / len(loads)
+    mean_busy = sum(load.busy for load in loads) / len(loads)
+
+    def burden(load: Load) -> float:
+        beyond = load.busy - mean_busy - CHANCE
+        return load.connections + (mean * beyond / 1000 if beyond > 0 else 0.0)
+
+    burdens = {seat: burden(load) for seat, load in others.items()}
+    own = burden(mine)
+    wanted = (own + sum(burdens.values())) / len(loads)
+    going = min(int((own - wanted) * STEP + roll()), mine.connections, MOST)
+    chosen: list[int] = []
+    while len(chosen) < going:
+        lacking = {
+            seat: wanted - carried
+            for seat, carried in burdens.items()
+            if carried < wanted and carried <= own - GAP
+        }
+        if not lacking:
+            break
+        seat = _by_chance(lacking, roll())
+        chosen.append(seat)
+        burdens[seat] += 1
+        own -= 1
+    return chosen
+
+
+def _by_chance(weights: Mapping[int, float], roll: float) -> int:
+    left = roll * sum(weights.values())
+    for seat, weight in weights.items():
+        left -= weight
+        if left < 0:
+            return seat
+    return seat
+
+
+class Siblings:
+    """The other workers, as the one with ``seat`` sees them.
+
+    ``exact``: whether workers balance at all while none of them leaves; a worker on trial gets its
+    share in any case. ``roll`` is a number from 0 (inclusive) to 1 (exclusive).
+    """
+
+    def __init__(
+        self,
+        scoreboard: Scoreboard,
+        inboxes: Inboxes,
+        seat: int,
+        *,
+        exact: bool = True,
+        roll: Callable[[], float] = random.random,
+    ) -> None:
+        self._seat = seat
+        self._exact = exact
+        self._roll = roll
+        self._waiting = inboxes.waiting
+        self._others = [(seat + step) % scoreboard.seats for step in range(1, scoreboard.seats)]
+        """Each worker begins behind its own seat, so that not all choose the same of two equals."""
+        self._state = scoreboard.column(Word.STATE)
+        self._takes = scoreboard.column(Word.TAKES)
+        self._promise_ns = scoreboard.column(Word.PROMISE_NS)
+        self._share = scoreboard.column(Word.SHARE)
+        self._busy = scoreboard.column(Word.BUSY)
+        self._connections = scoreboard.column(Word.CONNECTIONS).__getitem__
+        self._takers: list[int] = []
+        self._for_fresh: list[int] = []
+        """Those of the takers that have time for more."""
+        self._shares: dict[int, int] = {}
+        self._on_trial = False
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look who is there. For every tick; who comes is seen by then, who leaves at once."""
+        able = [seat for seat in self._others if self._is_able(seat)]
+        self._on_trial = self._share[self._seat] > 0
+        self._shares = {seat: self._share[seat] for seat in able if self._share[seat]}
+        self._takers = [seat for seat in able if seat not in self._shares]
+        self._for_fresh = []
+        if self._exact and not self._on_trial and self._takers:
+            busy = [self._busy[seat] for seat in self._takers]
+            mean = (sum(busy) + self._busy[self._seat]) / (len(busy) + 1)
+            self._for_fresh = [s for s in self._takers if not is_hot(self._busy[s], mean)]
+
+    def _is_able(self, seat: int) -> bool:
+        """Whether it takes connections of our kind, and its loop turns."""
+        return (
+            self._takes[seat] == VERSION
+            and self._state[seat] == State.READY
+            and self._promise_ns[seat] + LATE_NS > time.monotonic_ns()
+        )
+
+    def for_fresh(self, connections: int, *, first: bool = True) -> int | None:
+        """Who shall have a connection just accepted; ``None``: we. ``connections``: ours with it.
+
+        ``first``: it was not given to us, so that those on trial have not had their chance yet.
+        """
+        if first and self._shares and not self._on_trial:
+            seat = by_share(self._roll(), self._shares)
+            if seat is not None and self._is_able(seat):
+                return seat
+        below = connections - GAP + 1
+        if min(map(self._connections, self._for_fresh), default=below) >= below:
+            return None
+        return self._emptiest(self._for_fresh, below)
+
+    def for_idle(self) -> int | None:
+        """Who shall have a connection of ours when we leave; ``None``: nobody can."""
+        seat = self._emptiest(self._takers, float("inf"))
+        return seat if seat is not None else self._emptiest(self._shares, float("inf"))
+
+    def _emptiest(self, seats: Iterable[int], below: float) -> int | None:
+        return emptiest(filter(self._is_able, seats), below, self._connections, self._waiting)
+
+    def to_shed(self, connections: int, busy: int) -> list[int]:
+        """Who shall have some of our ``connections`` now: a seat for each that shall go.
+
+        For every tick, after :meth:`refresh`. ``busy``: thousandths of a processor that we use.
+        """
+        if not self._exact or self._on_trial or connections < GAP:
+            return []
+        others = {
+            seat: Load(self._connections(seat) + self._waiting(seat), self._busy[seat])
+            for seat in self._takers
+        }
+        return surplus(Load(connections, busy), others, self._roll)
