@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
+import os
 import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from asgi_supervise.host import reuseport, sockets
+from tests.host.cookies import CONNECTIONS, NOT_ALLOWED
+
+ROOT = Path(__file__).parents[2]
 
 
 def run(steps: list[tuple[int, int, int, int]], drawn: int) -> int:
@@ -77,6 +85,28 @@ def connections(listeners: sockets.Listeners, number: int) -> Counter[int]:
                     counts[slot] += 1
     assert counts.total() == number
     return counts
+
+
+@pytest.mark.process
+def test_under_syn_cookies_the_last_packet_of_the_handshake_chooses_and_is_always_taken() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.host.cookies"],
+        cwd=ROOT,
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": "supervisor:workers:."},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    if done.returncode == NOT_ALLOWED:
+        pytest.skip("may not have a network of its own")
+    assert done.stderr == ""
+    counts, taken, refused = json.loads(done.stdout)
+    assert (taken, refused) == (CONNECTIONS * len(counts), 0)
+    for first, second, third in counts.values():
+        assert first + third == CONNECTIONS
+        assert second == 0
+        assert third > first > 0
 
 
 def test_what_is_no_group_is_refused() -> None:

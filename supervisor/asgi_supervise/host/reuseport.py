@@ -6,8 +6,11 @@ instead: it draws a random number and compares it with running sums of weights. 
 privilege and is replaced at once and as a whole (socket(7), ``SO_ATTACH_REUSEPORT_CBPF``).
 
 What the program returns is an index into the group, in the order in which its sockets began to
-listen; :mod:`asgi_supervise.host.sockets` makes them in the order of slots. A handshake that has
-begun keeps its slot.
+listen; :mod:`asgi_supervise.host.sockets` makes them in the order of slots.
+
+A handshake that has begun keeps its slot. Not under SYN cookies, with which the kernel remembers
+nothing of it: there its last packet is chosen a slot for anew, and any of the group takes the
+cookie that another has given. So the weights hold there too, and sooner.
 """
 
 from __future__ import annotations
