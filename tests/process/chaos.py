@@ -326,6 +326,7 @@ def wrong_for_the_crowd(log: str, result: Result) -> list[str]:
         for record in records(log)
         if (found := DEATH.search(record))
     }
+    print(f"{result.reconnects} reconnects, explained: all but {result.reconnected_beyond(deaths)}")
     return [str(one) for one in result.beyond(deaths)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import hashlib
 import os
 import re
@@ -82,6 +83,11 @@ class _Application:
                 await self.live(receive, send)
             case "websocket", _:
                 await self.echo(receive, send)
+            case _, "/told-upload" | "/late-upload" as path:
+                os.write(2, b"upload begins\n")
+                if path == "/late-upload":
+                    await asyncio.sleep(1)
+                await self.answer(send, await digest(receive) + b" " + self.identity)
             case _, "/upload":
                 await self.answer(send, await digest(receive) + b" " + self.identity)
             case _, "/large":
@@ -92,6 +98,7 @@ class _Application:
             case _, "/healthz":
                 await self.answer(send, self.identity, 500 if self.sick else 200)
             case _, path if path.startswith("/block/"):
+                os.write(2, b"%d blocks\n" % os.getpid())
                 BLOCKS[path.removeprefix("/block/")]()
                 await self.answer(send, self.identity)
             case _, path if path.startswith("/slow/"):
@@ -158,9 +165,25 @@ def block_in_regex() -> None:
     re.match(r"(a+)+$", "a" * 25 + "b")
 
 
+def block_in_gc() -> None:
+    """Collections of a heap like that of a large application, one after the other."""
+    heap: list[object] = [[] for _ in range(2_000_000)]
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        gc.collect()
+    heap.clear()
+
+
+def block_in_debugger() -> None:
+    """Until somebody types ``continue``."""
+    breakpoint()  # noqa: T100 - that is the point
+
+
 BLOCKS = {
     "sleep": block_in_sleep,
     "lock": block_in_lock,
     "c": block_in_c,
     "regex": block_in_regex,
+    "gc": block_in_gc,
+    "debugger": block_in_debugger,
 }

@@ -51,6 +51,7 @@ class Service:
         prefix: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         log_file: Path | None = None,
+        stdin: int = subprocess.DEVNULL,
     ) -> None:
         self.words = [app, "--bind", bind, "--no-access-log", *words]
         if log_file is not None:
@@ -60,6 +61,7 @@ class Service:
         self.errors_expected = errors_expected
         self._fds = fds
         self._prefix = prefix
+        self._stdin = stdin
         self._environment = {
             "PATH": os.environ["PATH"],
             "PYTHONPATH": f"{ROOT / 'supervisor'}:{ROOT / 'workers'}:{ROOT}",
@@ -76,7 +78,7 @@ class Service:
         try:
             self.process = subprocess.Popen(
                 [*self._prefix, sys.executable, "-m", "asgi_supervise", *self.words],
-                stdin=subprocess.DEVNULL,
+                stdin=self._stdin,
                 stdout=write,
                 stderr=write,
                 env=self._environment,
@@ -108,6 +110,8 @@ class Service:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+            if self.process.stdin is not None:
+                self.process.stdin.close()
             self._selector.close()
             os.close(self._pipe)
             if kind is not None:

@@ -33,7 +33,9 @@ class Kind(enum.StrEnum):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """One of them. ``pid`` is the worker that last answered on this connection; 0: none had."""
+    """One of them. ``pid`` is the worker that last answered on this connection, which may have
+    moved since; 0: none had.
+    """
 
     kind: Kind
     user: str
@@ -82,8 +84,10 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     p99_ms: float
     worst_ms: float
     """From the moment a user wanted to send to the last octet; slow users are left out."""
-    reconnects: int
-    """Kept-alive connections that the server closed between two requests, as it may."""
+    opened: dict[str, int]
+    """Connections since the first of the crowd came, by what those are called who opened them."""
+    reconnected_at: tuple[float, ...]
+    """When the server closed a kept-alive connection between two requests."""
     renewals: int
     """WebSockets closed with a code that was allowed, and connected again."""
     interrupted: int
@@ -103,6 +107,16 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return sum(self.failed.values())
 
     @property
+    def reconnects(self) -> int:
+        """Kept-alive connections that the server closed between two requests."""
+        return len(self.reconnected_at)
+
+    @property
+    def unnoticed(self) -> bool:
+        """No request has failed, and no connection that is kept alive has ended."""
+        return self.lost == self.reconnects == 0
+
+    @property
     def refused(self) -> int:
         """Failures that a service which was told to stop is allowed."""
         return self.failed.get(Kind.REFUSED, 0)
@@ -110,11 +124,16 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
     def beyond(self, deaths: Mapping[int, float]) -> list[Failure]:
         """The failures that the deaths of workers – pids, and when – do not explain.
 
-        They explain that connections to these ended, also those that nobody had answered yet: for
-        them only the time can tell. Who had to wait too long or was refused is not explained.
+        They explain that connections to these ended, also those that somebody else had answered
+        last, or nobody: for them only the time can tell. Who had to wait too long or was refused
+        is not explained.
         """
         assert len(self.failures) == self.lost, "more failures than can be told apart"
         return [one for one in self.failures if not _explained(one, deaths)]
+
+    def reconnected_beyond(self, deaths: Mapping[int, float]) -> list[float]:
+        """When kept-alive connections were closed of which no death explains it."""
+        return [at for at in self.reconnected_at if not _near_death(at, deaths)]
 
     def table(self, title: str) -> str:
         """One line each for what was reached, and for every kind of failure."""
@@ -127,6 +146,7 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
                 f"{self.reconnects}, WebSockets {self.renewals} "
                 f"(with {self.interrupted} messages under way)",
             ),
+            ("connections", ", ".join(f"{name}: {n}" for name, n in self.opened.items())),
             *((str(kind), str(self.failed.get(kind, 0))) for kind in Kind),
             ("failed in all", str(self.lost)),
         ]
@@ -145,9 +165,13 @@ AROUND_DEATH_S = 0.5
 def _explained(failure: Failure, deaths: Mapping[int, float]) -> bool:
     if failure.kind not in ENDED:
         return False
-    if failure.pid:
-        return failure.pid in deaths
-    return any(abs(failure.at - moment) < AROUND_DEATH_S for moment in deaths.values())
+    if failure.pid in deaths:
+        return True
+    return _near_death(failure.at, deaths)
+
+
+def _near_death(at: float, deaths: Mapping[int, float]) -> bool:
+    return any(abs(at - moment) < AROUND_DEATH_S for moment in deaths.values())
 
 
 class Book:
@@ -161,7 +185,8 @@ class Book:
         self._ended_at = 0.0
         self._before = 0
         self.answers = 0
-        self.reconnects = 0
+        self.opened: Counter[str] = Counter()
+        self.reconnected_at: list[float] = []
         self.renewals = 0
         self.interrupted = 0
         self._took_ms = array("d")
@@ -190,6 +215,10 @@ class Book:
         if took_s is not None:
             self._took_ms.append(took_s * 1000)
 
+    def reconnected(self) -> None:
+        """A connection that was to be kept alive has ended, as it may, after an answer."""
+        self.reconnected_at.append(time.monotonic())
+
     def failed(self, kind: Kind, user: str, pid: int, detail: object) -> None:
         self._failed[kind] += 1
         if len(self._failures) < KEPT_FAILURES:
@@ -204,7 +233,8 @@ class Book:
             in_all=self._before + self.answers,
             p99_ms=took[int(len(took) * 0.99)],
             worst_ms=took[-1],
-            reconnects=self.reconnects,
+            opened=dict(self.opened),
+            reconnected_at=tuple(self.reconnected_at),
             renewals=self.renewals,
             interrupted=self.interrupted,
             versions=dict(self._versions),

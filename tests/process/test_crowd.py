@@ -138,6 +138,10 @@ def test_a_connection_closed_between_two_requests_is_no_failure(answer: bytes) -
     assert result.lost == 0
     assert result.answers > 2
     assert result.versions == {"v1": result.answers}
+    assert not result.unnoticed
+    assert result.opened["kept-alive"] >= result.reconnects > 2
+    assert len(result.reconnected_beyond({})) == result.reconnects
+    assert not result.reconnected_beyond(dict(enumerate(result.reconnected_at)))
 
 
 def test_a_websocket_closed_with_1012_is_no_failure() -> None:
@@ -152,13 +156,14 @@ def test_what_a_death_explains() -> None:
 
     of_the_dead = failure(Kind.CUT, 7, 900.0)
     of_nobody_then = failure(Kind.RESET_FIRST, 0, 10.1)
+    of_one_who_gave_it_away = failure(Kind.RESET_KEPT, 8, 10.1)
     others = (
-        failure(Kind.CUT, 8, 10.0),
+        failure(Kind.CUT, 8, 12.0),
         failure(Kind.RESET_FIRST, 0, 12.0),
         failure(Kind.TIMED_OUT, 7, 10.0),
         failure(Kind.REFUSED, 0, 10.0),
     )
-    failures = (of_the_dead, of_nobody_then, *others)
+    failures = (of_the_dead, of_nobody_then, of_one_who_gave_it_away, *others)
     empty = asyncio.run(watched(replies(RIGHT), visitor, lambda seen: seen.answers))
     counted = {kind: sum(one.kind is kind for one in failures) for kind in Kind}
     result = Result(

@@ -27,7 +27,8 @@ CLIENTS = 60
 
 @pytest.mark.parametrize("workers", [1, 2])
 def test_what_waits_in_the_queue_of_a_killed_worker_is_served_by_the_next(workers: int) -> None:
-    with Service("-w", str(workers)) as service:
+    """Also where nobody else may take it."""
+    with Service("-w", str(workers), "--balance", "off") as service:
         address = service.serving()
         victim = service.workers()[0]
         os.kill(victim, signal.SIGSTOP)
@@ -45,6 +46,22 @@ def test_what_waits_in_the_queue_of_a_killed_worker_is_served_by_the_next(worker
     assert by_slot[0] == {successor}  # some waited there, and nobody else served them
     assert victim != successor
     assert f"pid={victim} was killed by SIGKILL after" in service.log
+
+
+def test_what_waits_in_the_queue_of_a_stopped_worker_is_served_by_the_others() -> None:
+    with Service("-w", "2") as service:
+        address = service.serving()
+        victim, other = service.workers()[0], service.workers()[1]
+        os.kill(victim, signal.SIGSTOP)
+        until(lambda: state(victim) == "T", "the worker is stopped")
+        clients = [connected(address) for _ in range(CLIENTS)]
+        for client in clients:
+            send(client, "/")
+        answers = [json.loads(answer(client)) for client in clients]
+        for client in clients:
+            client.close()
+        assert {a["pid"] for a in answers} == {other}
+        os.kill(victim, signal.SIGCONT)
 
 
 def test_a_killed_worker_cuts_its_own_requests_and_no_others() -> None:

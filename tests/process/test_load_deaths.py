@@ -74,6 +74,7 @@ def test_the_template_is_killed() -> None:
 def test_what_was_sent_to_a_stopped_worker_is_answered_though_its_time_is_over() -> None:
     """It was leaving, and woke up when it should have been gone, but had not been killed yet."""
     words = ["-w", "1", "--bake-time", "0.1", "--graceful-timeout", "8", "--shutdown-reserve", "4"]
+    words += ["--balance", "off"]  # else they would have gone to its successor
     with Service(*words) as service, contextlib.ExitStack() as stack:
         address = service.serving()
         leaving = service.workers()[0]

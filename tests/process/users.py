@@ -204,6 +204,7 @@ class Visitor:
                 refused = isinstance(error, ConnectionRefusedError)
                 self._fail(Kind.REFUSED if refused else Kind.RESET_FIRST, error)
         else:
+            self._book.opened[self.name] += 1
             if self.busy and self._wanted_at == wanted_at and line is self._line:
                 self._send(line)
             else:  # lost already and counted, or too late
@@ -264,7 +265,8 @@ class Visitor:
         self.served = True
         self.busy = False
         if not self._keep or CLOSE.search(head + b"\r\n"):
-            self._book.reconnects += self._keep
+            if self._keep:
+                self._book.reconnected()
             line.leave()
             self._line = None
         self._rounds.again()
@@ -275,7 +277,7 @@ class Visitor:
             return
         self._line = None
         if not self.busy:
-            self._book.reconnects += 1
+            self._book.reconnected()
         elif line.data:
             self._fail(Kind.CUT, f"{len(line.data)} of {self._need or '?'} octets", line)
         else:

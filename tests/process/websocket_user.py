@@ -86,6 +86,7 @@ class Talker:
                 refused = isinstance(error, ConnectionRefusedError)
                 self._fail(Kind.REFUSED if refused else Kind.RESET_FIRST, error)
         else:
+            self._book.opened[self.name] += 1
             if line is self._line:
                 line.write(HANDSHAKE)
             else:

@@ -1,0 +1,106 @@
+"""Connections are balanced exactly: also in a burst, also where all accept from one queue."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+import msgspec
+import pytest
+
+from tests.process.boards import Board
+from tests.process.callers import Caller, leave, shares, websockets
+from tests.process.fronts import FAMILIES, room_for_sockets, serving_on
+from tests.process.loaded import QUIET, spend, under_load
+
+pytestmark = [pytest.mark.process, pytest.mark.slow]
+
+WORKERS = 4
+KEPT = 64
+BURST = 1000
+KEPT_ALIVE = msgspec.structs.replace(
+    QUIET, rate=10 * KEPT, kept=KEPT, fresh=0, slow=0, uploaders=0, websockets=0
+)
+GIVEN = ("given_fresh", "given_idle", "taken_fresh", "taken_idle", "helped")
+
+
+def spread(counts: list[int]) -> int:
+    assert len(counts) == WORKERS, counts
+    return max(counts) - min(counts)
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_kept_alive_connections_make_equal_work(loop: str) -> None:
+    title = f"{KEPT} kept-alive connections, {loop}"
+    with under_load(title, "--loop", loop, plan=KEPT_ALIVE, workers=WORKERS) as (service, crowd, _):
+        spend(3)
+        result = crowd.stop()
+        assert set(result.pids) == set(service.workers().values())
+    mean = sum(result.pids.values()) / WORKERS
+    most, least = max(result.pids.values()) / mean, min(result.pids.values()) / mean
+    print(f"{loop}: requests of a worker, most {most:.3f}, least {least:.3f} of the mean")
+    assert most <= 1.1
+    assert least >= 0.9
+    assert result.lost == result.reconnects == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_connections_kept_alive_from_the_start_are_spread(family: str) -> None:
+    with serving_on(family) as (_, address, _), contextlib.ExitStack() as stack:
+        callers = [stack.enter_context(Caller(address)) for _ in range(KEPT)]
+        counts = shares([caller.ask() for caller in callers])
+        print(f"{family}: {sorted(counts.values())}")
+        assert spread(list(counts.values())) <= 2
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_burst_of_websockets_is_spread_and_new_ones_fill_the_gaps(family: str) -> None:
+    with serving_on(family, workers=WORKERS) as (service, address, _), room_for_sockets(BURST):
+        asyncio.run(asyncio.wait_for(bursts(Board(service), family, address), 30))
+
+
+async def bursts(board: Board, family: str, address: tuple[str, int] | str) -> None:
+    chance = random.Random(seed := random.randrange(10**6))
+    opened = await websockets(address, BURST)
+    counts = [shares([one.who for one in opened])]
+    assert spread(list(counts[0].values())) <= 2, counts
+    board.until_connections(BURST)
+    assert board.connections() == sorted(counts[0].values())
+    for _ in range(2):
+        chance.shuffle(opened)
+        gone = chance.randrange(BURST // 4, BURST // 2)
+        await leave(opened[:gone])
+        del opened[:gone]
+        board.until_connections(len(opened))
+        gaps = board.connections()
+        opened += await websockets(address, gone)
+        counts.append(shares([one.who for one in opened]))
+        print(f"{family}, seed {seed}: {gaps} -> {sorted(counts[-1].values())}")
+        assert spread(list(counts[-1].values())) <= 2, counts
+    await leave(opened)
+    board.until_connections(0)
+
+
+def test_who_balances_is_told_by_its_figures() -> None:
+    with serving_on("unix", workers=WORKERS) as (service, address, _):
+        board = Board(service)
+        asyncio.run(burst_and_leave(board, address))
+        given, taken = board.total("given_fresh"), board.total("taken_fresh")
+    print(f"of {KEPT} connections {given} were handed over")
+    assert 0 < given == taken
+
+
+@pytest.mark.parametrize("balance", ["kernel", "off"])
+def test_healthy_workers_give_nothing_away_unless_told_to_be_exact(balance: str) -> None:
+    with serving_on("tcp", "--balance", balance, workers=WORKERS) as (service, address, _):
+        board = Board(service)
+        asyncio.run(burst_and_leave(board, address))
+        assert board.total(*GIVEN) == 0
+
+
+async def burst_and_leave(board: Board, address: tuple[str, int] | str) -> None:
+    opened = await websockets(address, KEPT)
+    board.until_connections(KEPT)
+    await leave(opened)
+    board.until_connections(0)
