@@ -24,6 +24,7 @@ import msgspec
 
 from asgi_worker import contract
 from asgi_worker.contract import Awake, BootFailed, Ready, WorkerSettings
+from asgi_worker.inbox import Inboxes
 from asgi_worker.scoreboard import Reading, Scoreboard
 from tests.worker.serving import PATIENCE_S, LoopKind
 
@@ -32,6 +33,33 @@ SEATS = 3
 SEAT = 2
 SLOT = 1
 GENERATION = 7
+
+
+class Commons:
+    """What the workers of a service have in common; its master would make it."""
+
+    def __init__(self) -> None:
+        self.memory = os.memfd_create("scoreboard")
+        self.board = _scoreboard(self.memory)
+        self.inboxes = Inboxes(SEATS)
+
+    def close(self) -> None:
+        os.close(self.memory)
+        self.inboxes.close()
+
+    def files(self) -> list[int]:
+        ends = (*self.inboxes._readers, *self.inboxes._writers)
+        return [self.memory, *(end.fileno() for end in ends)]
+
+    @staticmethod
+    def of(files: list[int], unit_bytes: int) -> tuple[Scoreboard, Inboxes]:
+        """In a worker: what :meth:`files` are of."""
+        memory, *ends = files
+        inboxes = Inboxes(0)
+        sockets = [socket.socket(fileno=descriptor) for descriptor in ends]
+        inboxes._readers, inboxes._writers = sockets[:SEATS], sockets[SEATS:]
+        inboxes._unit_bytes = unit_bytes
+        return _scoreboard(memory), inboxes
 
 
 class Alone:
@@ -46,8 +74,16 @@ class Alone:
         access_log: int | None = None,
         limits: str = "",
         inherited: bool = False,
+        common: Commons | None = None,
+        seat: int = SEAT,
+        on_trial: bool = False,
         **settings: Any,
     ) -> None:
+        self._closes = common is None
+        self.common = Commons() if common is None else common
+        self.board = self.common.board
+        self.seat = seat
+        self._on_trial = on_trial
         (place / "served.py").write_text(textwrap.dedent(text))
         self.settings = WorkerSettings(
             app="served:app",
@@ -56,7 +92,7 @@ class Alone:
             access_log=access_log is not None,
             **settings,
         )
-        self.errors = place / "stderr"
+        self.errors = place / f"stderr{seat}"
         self._access_log = access_log
         self._limits = limits
         self._listener = "inherited" if inherited else "own"
@@ -67,26 +103,24 @@ class Alone:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.settimeout(PATIENCE_S)
         self.stacks = os.memfd_create("stacks")
-        shared = os.memfd_create("scoreboard")
-        self.board = _scoreboard(shared)
+        common = self.common.files()
         files = {
             self._listener: self.listener.fileno(),
             "channel": theirs.fileno(),
             "stacks": self.stacks,
-            "scoreboard": shared,
             "access_log": 1 if self._access_log is None else self._access_log,
         }
-        told = json.dumps([files, msgspec.to_builtins(self.settings), self._limits])
+        seen = (common, self.common.inboxes._unit_bytes, self.seat, self._on_trial)
+        told = json.dumps([files, msgspec.to_builtins(self.settings), self._limits, seen])
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "tests.worker.alone", told],
                 cwd=ROOT,
                 env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT}/supervisor:{ROOT}/workers"},
-                pass_fds=[*files.values()],
+                pass_fds=[*files.values(), *common],
                 stderr=errors,
             )
         theirs.close()
-        os.close(shared)
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -96,6 +130,8 @@ class Alone:
         with contextlib.suppress(ProcessLookupError):
             self.process.kill()
         self.process.wait(PATIENCE_S)
+        if self._closes:
+            self.common.close()
 
     def tell(self, message: contract.Message, *files: int) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]
@@ -129,7 +165,7 @@ class Alone:
         return self.process.wait(PATIENCE_S)
 
     def reading(self) -> Reading:
-        return self.board.read(SEAT)
+        return self.board.read(self.seat)
 
     def said(self) -> str:
         """What it has logged so far."""
@@ -168,20 +204,25 @@ def _be_the_worker() -> int:
 
     from asgi_worker import main
 
-    files, settings, limits = json.loads(sys.argv[1])
+    files, settings, limits, (common, unit_bytes, seat, on_trial) = json.loads(sys.argv[1])
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO)
     if limits:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(limits), hard))
+    scoreboard, inboxes = Commons.of(common, unit_bytes)
+    inboxes.keep_only(seat)
     return main.run(
         msgspec.convert(settings, WorkerSettings),
         slot=SLOT,
-        seat=SEAT,
+        seat=seat,
         generation=GENERATION,
+        on_trial=on_trial,
         listeners=[socket.socket(fileno=files[it]) for it in ("own",) if it in files],
+        neighbours=[],
         shared=[socket.socket(fileno=files[it]) for it in ("inherited",) if it in files],
         channel=socket.socket(fileno=files["channel"]),
-        scoreboard=_scoreboard(files["scoreboard"]),
+        inboxes=inboxes,
+        scoreboard=scoreboard,
         stacks=files["stacks"],
         access_log=files["access_log"],
     )

@@ -243,7 +243,7 @@ def test_the_access_log_is_reopened(tmp_path: Path, loop_kind: LoopKind) -> None
             assert worker.ends() == Exit.OK
             said = (tmp_path / "error.log").read_text()
             assert "cannot reopen log files: 2 descriptors came for 1" in said
-            assert "not for workers: Spawn(slot=0, seat=0)" in said
+            assert "not for workers: Spawn(slot=0, seat=0, on_trial=False)" in said
             assert "not understood" in said
             assert said.endswith("shut down\n")
     finally:

@@ -2,8 +2,9 @@
 
 1. No more connections are accepted. With a successor what is queued is left to it: it has the same
    queue. Without one it is served here, as nobody else will.
-2. Every connection ends with the request it is in; idle ones have a moment for one that is on its
-   way; WebSockets are closed.
+2. Connections go to other workers as soon as they are idle. Where nobody takes them, as when the
+   service stops, every connection ends with the request it is in; idle ones have a moment for one
+   that is on its way. WebSockets are closed.
 3. Near the end of the budget, applications that still run are told that their clients are gone,
    and then cancelled. Not earlier: what is told so stops in the middle of what it would have
    finished, and only of endless streams, of events for example, could one know that they never do.
@@ -20,11 +21,14 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING, Final
 
 from asgi_worker.accepting import PAUSE_S
+from asgi_worker.protocols.http1 import LINGER_S, HttpConnection
 
 if TYPE_CHECKING:
     from asgi_worker.server import Connection, Server
 
 SETTLE_S: Final = 0.05  # how often it is looked whether all requests have ended
+FORLORN_S: Final = 2.0
+"""Nobody has taken any connection for so long: nobody will."""
 NOTICE_S: Final = 2.0
 """Applications are told that their clients are gone so long before they are cancelled, at most."""
 CANCEL_S: Final = 0.5  # for a cancelled application to end
@@ -47,6 +51,8 @@ class Draining:
         self._deadline = server.loop.time() + budget_s
         self._all_gone: asyncio.Future[None] | None = None
         self._looked_at = server.loop.time()
+        self._told: set[Connection] = set()
+        self._taken_at = server.loop.time()  # when somebody last took connections
 
     def hasten(self, budget_s: float) -> None:
         """End within ``budget_s`` from now, if that is sooner."""
@@ -58,7 +64,7 @@ class Draining:
     def lost(self) -> None:
         """A connection is closed."""
         all_gone = self._all_gone
-        if all_gone is not None and not (self._server.connections or all_gone.done()):
+        if all_gone is not None and not (self._server.count() or all_gone.done()):
             all_gone.set_result(None)
 
     async def run(self) -> None:
@@ -91,22 +97,44 @@ class Draining:
     async def _stop_accepting(self) -> None:
         """Tell every connection to end, those too that are still to be taken from the queues."""
         server, accepting = self._server, self._server.accepting
-        told: set[Connection] = set()
         if self.successor:
             accepting.stop()
         else:
             accepting.pause()
         while True:
             done = accepting.finish(server.settings.backlog)
+            self._empty_inbox()
             for _ in range(2):  # turns within which what was taken is registered
                 await asyncio.sleep(0)
-            for connection in server.connections - told:
-                connection.drain(self.successor)
-                told.add(connection)
+            self._tell()
             if done or self._left_s() <= 0:
                 break
             await asyncio.sleep(PAUSE_S)  # for a descriptor
         accepting.stop()
+
+    def _empty_inbox(self) -> bool:
+        """Take what others gave before they saw that we leave; whether there was anything."""
+        handoff = self._server.handoff
+        return handoff is not None and handoff.take_all()
+
+    def _tell(self) -> None:
+        """Tell connections to end, unless they go to other workers. Each is told once."""
+        server = self._server
+        self._told &= server.connections
+        for connection in server.connections - self._told:
+            if not (server.moving and isinstance(connection, HttpConnection)):
+                self._told.add(connection)
+                connection.drain(self.successor)
+
+    def _move(self) -> None:
+        """Give away what is idle by now, as long as somebody may take it."""
+        server, handoff = self._server, self._server.handoff
+        now = self._loop.time()
+        if handoff is not None and handoff.evacuate():
+            self._taken_at = now
+        late = self._left_s() <= min(LINGER_S, self._budget_s / 5)
+        if late or now - self._taken_at > FORLORN_S:
+            server.announce_close()
 
     def _cancel_s(self) -> float:
         return min(CANCEL_S, self._budget_s / 5)
@@ -119,7 +147,10 @@ class Draining:
     async def _settle(self, *, notice: bool = True) -> bool:
         """Wait until no connection and no task is left; whether that came in time."""
         server = self._server
-        while server.connections or server.tasks:
+        while server.count() or server.tasks or self._empty_inbox():
+            if server.moving:
+                self._move()
+            self._tell()
             if self._loop.time() - self._looked_at > HELD_S:
                 await asyncio.sleep(READ_S)
             self._looked_at = self._loop.time()

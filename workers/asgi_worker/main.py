@@ -10,9 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import ctypes
 import faulthandler
-import gc
 import logging
 import os
 import signal
@@ -26,7 +24,7 @@ import msgspec
 import setproctitle
 
 from asgi_worker import channel as channels
-from asgi_worker import contract, loggers
+from asgi_worker import contract, loggers, memory
 from asgi_worker.access_log import AccessLog
 from asgi_worker.application import BootError, load
 from asgi_worker.contract import (
@@ -35,6 +33,7 @@ from asgi_worker.contract import (
     BootFailed,
     Drain,
     Exit,
+    Promote,
     Ready,
     Reopen,
     Unhealthy,
@@ -48,14 +47,13 @@ from asgi_worker.server import Server
 if TYPE_CHECKING:
     from asgi_worker.application import Application
     from asgi_worker.contract import WorkerSettings
+    from asgi_worker.inbox import Inboxes
     from asgi_worker.scoreboard import Scoreboard
 
 LAST_WORDS_S = 2.0
 """How much of the time for starting is kept for telling the master why it was not enough."""
 MASTERS_WORD_S = 0.25
 """How long a worker that gets a SIGTERM waits for the master to say what it is about."""
-_MALLOPT = {-1: 8 * 1024**2, -2: 1024**2, -3: 4 * 1024**2}
-"""M_TRIM_THRESHOLD, M_TOP_PAD and M_MMAP_THRESHOLD in bytes."""
 
 log = logging.getLogger("asgi_worker")
 
@@ -81,7 +79,8 @@ def run(  # noqa: PLR0913 – all that a forked process is given
 
     To be called once, in a process of its own, forked by the template: it takes over signals, the
     event loop and the process title. ``listeners`` are the slot's own and shut when the service
-    stops; the ``shared`` ones never are, for others accept there too. ``stacks`` and ``access_log``
+    stops; the ``shared`` ones and those of ``neighbours`` never are, for others accept there too.
+    A worker ``on_trial`` accepts nowhere until ``Promote`` comes. ``stacks`` and ``access_log``
     are descriptors: of the file for stacks (:data:`contract.STACKS_SIGNAL`), and of that for
     access-log lines. ``app`` is the application when it was preloaded.
     """
@@ -96,7 +95,7 @@ def run(  # noqa: PLR0913 – all that a forked process is given
     os.environ["ASGI_SUPERVISE_GENERATION"] = str(generation)
     title = f"{settings.name}: worker slot={slot} gen={generation} {settings.app}"
     setproctitle.setproctitle(title)
-    _keep_heap()
+    memory.keep_heap()
     board = scoreboard.writer(seat)
     board[Word.PID] = os.getpid()
     board[Word.GENERATION] = generation
@@ -113,10 +112,11 @@ def run(  # noqa: PLR0913 – all that a forked process is given
         worker = _Worker(
             settings,
             loop=loop,
-            listeners=listeners,
-            shared=shared,
+            queues=(listeners, shared, neighbours if settings.balance == "exact" else ()),
+            on_trial=on_trial,
             channel=channel,
             board=board,
+            join=lambda server: server.join(scoreboard, inboxes, seat),
             access_log=AccessLog(loop, access_log) if settings.access_log else None,
             title=title,
             freeze=not preloaded,
@@ -159,20 +159,22 @@ class _Worker:
         settings: WorkerSettings,
         *,
         loop: asyncio.AbstractEventLoop,
-        listeners: Sequence[socket.socket],
-        shared: Sequence[socket.socket],
+        queues: tuple[Sequence[socket.socket], ...],
+        on_trial: bool,
         channel: socket.socket,
         board: memoryview,
+        join: Callable[[Server], None],
         access_log: AccessLog | None,
         title: str,
         freeze: bool,
     ) -> None:
         self.settings = settings
         self.loop = loop
-        self.listeners = listeners
-        self.shared = shared
+        self.queues = queues
+        self.on_trial = on_trial
         self.channel = channel
         self.board = board
+        self.join = join
         self.access_log = access_log
         self.title = title
         self.freeze = freeze
@@ -237,13 +239,12 @@ class _Worker:
         if self.withdrawn:
             self._withdraw()
         if self.freeze:
-            _freeze()
-        server.listen(self.listeners, self.shared)
-        for listener in (
-            *self.listeners,
-            *self.shared,
-        ):  # else they would listen on when the server does not
-            listener.close()
+            memory.freeze()
+        if self.settings.balance != "off":
+            self.join(server)
+        server.listen(*self.queues, on_trial=self.on_trial)
+        if not self.on_trial:
+            self._forget_queues()
         self._tell(Ready())
         if self.health is not None:
             self.health.watch()
@@ -252,6 +253,12 @@ class _Worker:
         if self.health is not None:
             self.health.stop()
         await server.drain(self._serving_s(), successor=self.stop.successor)
+
+    def _forget_queues(self) -> None:
+        """The server has its own, and what were open here would listen on when that does not."""
+        for queue in self.queues:
+            for listener in queue:
+                listener.close()
 
     async def _started(self, startup: Coroutine[Any, Any, None]) -> bool:
         """Run a part of the start. Whether it succeeded, or the worker was told to stop first."""
@@ -304,6 +311,8 @@ class _Worker:
                 self._drain(message)
             case Withdraw():
                 self._withdraw()
+            case Promote():
+                self._promote()
             case Reopen():
                 self._reopen(message, files)
             case _:
@@ -320,6 +329,13 @@ class _Worker:
         channels.put_in_place(message, files)
         if self.access_log is not None:
             self.access_log.reopened()
+
+    def _promote(self) -> None:
+        """Accept connections like all others from now on."""
+        self.on_trial = False
+        if self.server is not None and not self.told_to_stop.done():
+            self.server.promote()
+            self._forget_queues()
 
     def _withdraw(self) -> None:
         """Answer ``health_path`` from now on, or as soon as the worker serves, with 503."""
@@ -351,37 +367,11 @@ class _Worker:
             self.stop = message
             self.told_to_stop.set_result(None)
             if message.successor and self.server is not None:
-                self.server.accepting.stop()  # at once: the next turn may be full of connections
+                self.server.leave()  # at once: the next turn may be full of connections
         elif message.budget_s < self.stop.budget_s:
             self.stop = Drain(message.budget_s, self.stop.successor)
             if self.server is not None:
                 self.server.hasten(self._serving_s())
-
-
-def _freeze() -> None:
-    """Take what the application is made of out of the collector's sight.
-
-    Otherwise each full collection, in the middle of some request, walks through all of it: 25 ms
-    for a FastAPI application without a route. One collection before costs just that, once, before
-    any client waits, so that no garbage of the start stays for ever. What was preloaded is frozen
-    already.
-    """
-    gc.collect()
-    gc.freeze()
-
-
-def _keep_heap() -> None:
-    """Let malloc keep some megabytes that are free for the moment (mallopt(3)).
-
-    With its defaults, glibc gives the top of the heap back after every burst of request bodies and
-    faults it in again for the next, which costs more than all else that a 64 KiB upload does.
-    """
-    if any(name.startswith("MALLOC_") for name in os.environ):
-        return  # the operator has settled it
-    with contextlib.suppress(OSError, AttributeError):  # not glibc
-        mallopt = ctypes.CDLL(None).mallopt
-        for parameter, value in _MALLOPT.items():
-            mallopt(parameter, value)
 
 
 def _finish(loop: asyncio.AbstractEventLoop) -> None:

@@ -14,15 +14,18 @@ import os
 import socket
 import sys
 import time
-from asyncio import AbstractEventLoop, Task
-from collections.abc import Callable, Coroutine, Sequence
-from contextvars import Context, copy_context
+from asyncio import Task
+from collections.abc import Callable, Sequence
+from contextvars import copy_context
 from email.utils import formatdate
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
-from asgi_worker.accepting import Accepting
+from asgi_worker import tasks
+from asgi_worker.accepting import Accepting, Whose
+from asgi_worker.balance import Siblings
 from asgi_worker.draining import Draining
+from asgi_worker.handoff import Handoff
 from asgi_worker.protocols.forwarded import TrustedProxies
 from asgi_worker.protocols.http1 import LINGER_S, HttpConnection
 from asgi_worker.scoreboard import State, Word
@@ -32,29 +35,16 @@ if TYPE_CHECKING:
     from asgi_worker.access_log import AccessLog
     from asgi_worker.application import Application, Receive, Scope, Send
     from asgi_worker.contract import WorkerSettings
+    from asgi_worker.inbox import Inboxes
     from asgi_worker.protocols.exchange import Exchange
     from asgi_worker.protocols.http1_output import Output
+    from asgi_worker.scoreboard import Scoreboard
 
 Address = tuple[str, int | None]
 Done = Callable[[Task[None]], None]
 PIECE_BYTES: Final = 16 * 1024
 _WRITELINES_PAUSES: Final = sys.version_info >= (3, 13, 2)
 """Before, asyncio's ``writelines()`` never called ``pause_writing()`` (CVE-2024-12254)."""
-
-
-if sys.version_info >= (3, 12):
-
-    def _task(
-        coroutine: Coroutine[Any, Any, None], loop: AbstractEventLoop, context: Context
-    ) -> Task[None]:
-        return Task(coroutine, loop=loop, context=context, eager_start=True)
-
-else:
-
-    def _task(
-        coroutine: Coroutine[Any, Any, None], loop: AbstractEventLoop, context: Context
-    ) -> Task[None]:
-        return Task(coroutine, loop=loop, context=context)
 
 
 class Connection(Protocol):
@@ -107,6 +97,9 @@ class Server:
         self.draining = False
         self.successor = False
         """While draining: whether others go on serving."""
+        self.moving = False
+        """Whether connections are given to other workers as soon as they are idle."""
+        self.handoff: Handoff | None = None
         self.piece_bytes = min(PIECE_BYTES, settings.head_max_bytes)
         """More is parsed piece by piece, so that a burst of pipelined requests can be stopped, and
         no head longer than the limit is parsed whole."""
@@ -145,7 +138,16 @@ class Server:
         self._keep_alive_s = settings.keep_alive_timeout_s
         self._context = copy_context()
         self.ticker = Ticker(self, board)
-        self.accepting = Accepting(loop, alone=settings.workers == 1, begin=self.ticker.wake)
+        self.accepting = Accepting(
+            loop,
+            alone=settings.workers == 1,
+            begin=self.ticker.wake,
+            connections=self.connections,
+            board=board,
+            in_line=settings.balance == "exact",
+            pass_on=self._pass_on,
+        )
+        self._listen_later: Callable[[], None] | None = None
         self._draining: Draining | None = None
         self._unflushed: list[Output] = []
         self._second = 0
@@ -167,10 +169,10 @@ class Server:
         try:
             call: Any = self.app(scope, receive, send)
         except Exception as error:  # noqa: BLE001 – a callable that is no application
-            call = _fail(error)
-        if type(call) is not CoroutineType and not asyncio.iscoroutine(call):
-            call = _await(call)
-        task = _task(call, self.loop, self._context.copy())
+            call = tasks.failing(error)
+        if type(call) is not CoroutineType:
+            call = tasks.coroutine_of(call)
+        task = tasks.start(call, self.loop, self._context.copy())
         if task.done():
             done(task)
         else:
@@ -180,6 +182,11 @@ class Server:
     def call_soon(self, callback: Any, *args: Any) -> None:
         """``loop.call_soon`` in the server's context, not in that of a request."""
         self.loop.call_soon(callback, *args, context=self._context)
+
+    def move_soon(self, connection: HttpConnection) -> None:
+        """Its response is complete: look whether it can be given away, when that has been sent."""
+        if self.handoff is not None:
+            self.call_soon(self.handoff.move, connection)
 
     def flush_soon(self, output: Output) -> None:
         """Flush ``output`` at the end of this turn of the loop: one callback for all of them."""
@@ -234,9 +241,25 @@ class Server:
             time.perf_counter() - exchange.started_at,
         )
 
+    def count(self) -> int:
+        """How many connections there are, those too that are just being opened."""
+        return len(self.connections) + self.accepting.opening
+
+    def tell_count(self) -> None:
+        """Tell the other workers, and the master, that it has changed."""
+        self.accepting.tell()
+        if self.limit_concurrency is not None and self.handoff is not None:
+            self.handoff.say_whether_it_takes()
+
+    def came(self, connection: Connection) -> None:
+        """``connection`` is open."""
+        self.connections.add(connection)
+        self.tell_count()
+
     def lost(self, connection: Connection) -> None:
-        """``connection`` is closed."""
+        """``connection`` is closed, or another worker has it."""
         self.connections.discard(connection)
+        self.tell_count()
         if self._draining is not None:
             self._draining.lost()
 
@@ -249,35 +272,99 @@ class Server:
         scope["extensions"] = scope["extensions"].copy()
         return scope
 
+    def join(self, scoreboard: Scoreboard, inboxes: Inboxes, seat: int) -> None:
+        """Give connections to other workers and take theirs. To be called before :meth:`listen`."""
+        siblings = Siblings(scoreboard, inboxes, seat, exact=self.settings.balance == "exact")
+        self.handoff = Handoff(self, siblings, inboxes, seat)
+
     def listen(
-        self, listeners: Sequence[socket.socket], shared: Sequence[socket.socket] = ()
+        self,
+        listeners: Sequence[socket.socket],
+        shared: Sequence[socket.socket] = (),
+        neighbours: Sequence[socket.socket] = (),
+        *,
+        on_trial: bool = False,
     ) -> None:
-        """Accept connections on ``listeners``, which are for the workers of this slot only, and on
-        the ``shared`` ones (all bound and listening), and begin to tick.
+        """Accept connections, and begin to tick.
+
+        ``listeners`` are for the workers of this slot only; at the ``shared`` ones all wait, and at
+        those of ``neighbours`` to help out. All are bound and listening. A worker ``on_trial``
+        accepts none before :meth:`promote`, and until then needs them to stay open.
         """
-        for listener in (*listeners, *shared):
-            make = functools.partial(self._connection, _fixed_address(listener))
-            self.accepting.listen(listener, make, own=listener in listeners)
+        self._listen_later = functools.partial(self._listen, listeners, shared, neighbours)
+        if not on_trial:
+            self.promote()
         self.board[Word.STATE] = State.READY
         self.ticker.start()
+        if self.handoff is not None:
+            self.handoff.on_trial = on_trial
+            self.handoff.start()
 
-    def _connection(self, local: Address | None = None) -> asyncio.Protocol:
-        return cast(
-            "asyncio.Protocol", HttpConnection(self, local)
-        )  # has its methods, needs no base
+    def promote(self) -> None:
+        """The trial is over, if there was one: accept connections as the others do."""
+        listen, self._listen_later = self._listen_later, None
+        if listen is not None:
+            listen()
+        if self.handoff is not None:
+            self.handoff.on_trial = False
+
+    def _listen(
+        self,
+        listeners: Sequence[socket.socket],
+        shared: Sequence[socket.socket],
+        neighbours: Sequence[socket.socket],
+    ) -> None:
+        kinds = ((Whose.OWN, listeners), (Whose.SHARED, shared), (Whose.NEIGHBOUR, neighbours))
+        for whose, queues in kinds:
+            for listener in queues:
+                make = functools.partial(self._connection, _fixed_address(listener))
+                self.accepting.listen(listener, make, whose)
+
+    def _pass_on(self, descriptor: int) -> bool:
+        return self.handoff is not None and self.handoff.pass_on(descriptor)
+
+    def adopt(self, descriptor: int, idle_until: float) -> None:
+        """Serve a connection that was accepted elsewhere; ``idle_until`` is 0 if it is fresh."""
+        self.accepting.adopt(descriptor, functools.partial(self._connection, None, idle_until))
+
+    def _connection(
+        self, local: Address | None = None, idle_until: float = 0.0
+    ) -> asyncio.Protocol:
+        connection = HttpConnection(self, local, idle_until)
+        return cast("asyncio.Protocol", connection)  # has its methods, needs no base
 
     async def drain(self, budget_s: float, *, successor: bool) -> None:
         """Stop accepting, then end every connection and request within ``budget_s`` seconds.
 
         ``successor``: others go on serving, from the same queues. Returns when nothing is left.
         """
+        if not successor:
+            self.promote()  # else nobody would serve what is queued
         self.draining = True
         self.successor = successor
-        self._keep_alive_s = min(self._keep_alive_s, LINGER_S)
+        if self.handoff is not None:
+            self.handoff.leave()
+        self.moving = successor and self.handoff is not None
+        if not self.moving:
+            self.announce_close()
         self.ticker.wake()  # connections that are taken from the queue now need the time
         self.board[Word.STATE] = State.DRAINING
         self._draining = Draining(self, budget_s, successor=successor)
         await self._draining.run()
+        if self.handoff is not None:
+            self.handoff.stop()
+
+    def leave(self) -> None:
+        """With a drain to come: have no more connections, and leave what is queued to others."""
+        self.accepting.stop()
+        if self.handoff is not None:
+            self.handoff.leave()
+
+    def announce_close(self) -> None:
+        """While draining: connections end here, with what they are at, and are not given away."""
+        self.moving = False
+        self._keep_alive_s = min(self._keep_alive_s, LINGER_S)
+        self.tell_time(self.now)
 
     def hasten(self, budget_s: float) -> None:
         """A drain that goes on is to end within ``budget_s`` from now, if that is sooner."""
@@ -310,12 +397,3 @@ def _fixed_address(listener: socket.socket) -> Address | None:
     """The local address of all its connections, if it is the same for all of them."""
     address = _address(listener.getsockname())
     return None if address[0] in ("0.0.0.0", "::") else address
-
-
-async def _fail(error: Exception) -> None:
-    raise error
-
-
-async def _await(awaitable: Any) -> None:
-    """An application may return any awaitable; a task takes coroutines only."""
-    await awaitable

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from asgi_worker.scoreboard import Word
@@ -24,21 +25,23 @@ from asgi_worker.scoreboard import Word
 if TYPE_CHECKING:
     from asgi_worker.server import Server
 
-TICK_S: Final = 0.25
-"""Often enough to be missed soon."""
+TICK_S: Final = 0.1
+"""Often enough to be missed soon, and for others to see how we are."""
 REST_S: Final = 1.0
 """… and without connections: four idle workers cost as much as one that is used."""
-SWEEP_TICKS: Final = 4
+SWEEP_TICKS: Final = 10
+BUSY_NS: Final = 1_000_000_000
+"""Over so long the use of the processor is averaged."""
 
 # Names of plain integers: an enumeration is looked up and converted, ten times a tick.
 STAMP_NS: Final = int(Word.STAMP_NS)
 PROMISE_NS: Final = int(Word.PROMISE_NS)
 LAG_NS: Final = int(Word.LAG_NS)
-CONNECTIONS: Final = int(Word.CONNECTIONS)
 IN_FLIGHT: Final = int(Word.IN_FLIGHT)
 REQUESTS: Final = int(Word.REQUESTS)
 ERRORS: Final = int(Word.ERRORS)
 WEBSOCKETS: Final = int(Word.WEBSOCKETS)
+BUSY: Final = int(Word.BUSY)
 
 
 class Ticker:
@@ -52,6 +55,7 @@ class Ticker:
         self._ticks = 0
         self._due_ns = 0
         self._period_ns = 0
+        self._used: deque[tuple[int, int]] = deque()  # when, and how much of the processor by then
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -82,6 +86,9 @@ class Ticker:
         busy = woken or bool(server.connections or server.tasks)
         if busy or not self.resting:
             self._look_after(stamp_ns / 1e9, lag_ns)
+        board[BUSY] = self._busy(stamp_ns)
+        if server.handoff is not None:
+            server.handoff.tick()
         self.resting = not busy
         period_s = TICK_S if busy else REST_S
         self._period_ns = int(period_s * 1e9)
@@ -94,7 +101,6 @@ class Ticker:
     def _look_after(self, now: float, lag_ns: int) -> None:
         """What there is to do while there are connections, and once after the last has gone."""
         server, board = self._server, self._board
-        board[CONNECTIONS] = len(server.connections)
         board[IN_FLIGHT] = len(server.tasks)
         board[REQUESTS] = server.requests
         board[ERRORS] = server.errors
@@ -109,6 +115,15 @@ class Ticker:
             self._ticks = 0
             # Timers may run before the loop reads, and so does what is called soon, once.
             server.call_soon(server.call_soon, self._sweep)
+
+    def _busy(self, now_ns: int) -> int:
+        """Thousandths of a processor that were used lately, by all threads."""
+        used = self._used
+        used.append((now_ns, time.process_time_ns()))
+        while len(used) > 2 and used[1][0] <= now_ns - BUSY_NS:
+            used.popleft()
+        (since_ns, before_ns), (_, used_ns) = used[0], used[-1]
+        return 1000 * (used_ns - before_ns) // max(1, now_ns - since_ns)
 
     def _sweep(self) -> None:
         now = self._server.now

@@ -57,8 +57,12 @@ class HttpConnection:
         "waiting",
     )
 
-    def __init__(self, server: Server, local: Address | None = None) -> None:
+    def __init__(
+        self, server: Server, local: Address | None = None, idle_until: float = 0.0
+    ) -> None:
+        """``idle_until``: its deadline, if it was idle in another worker."""
         self.server = server
+        self.deadline = idle_until
         self.local = local
         self.output = output = Output(server)
         self.pause_writing = output.pause_writing
@@ -76,8 +80,9 @@ class HttpConnection:
         self.transport = self.output.transport = transport
         self.reader = RequestReader(self, transport)
         self.repeated = RepeatedHead(self.reader)
-        self.deadline = server.now + server.settings.head_timeout_s
-        server.connections.add(self)
+        if not self.deadline:
+            self.deadline = server.now + server.settings.head_timeout_s
+        server.came(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closing = True
@@ -273,6 +278,8 @@ class HttpConnection:
                 self.deadline = server.now + server.settings.head_timeout_s
             if self.waiting or self.reader.refusal is not None or self.stash:
                 server.call_soon(self._advance)
+            elif server.moving:
+                server.move_soon(self)
         elif self.closing:
             pass
         elif exchange.hung_up or not (exchange.more_body or server.draining or self._has_more()):
@@ -312,11 +319,7 @@ class HttpConnection:
             return
         if exchange is not None and not exchange.disconnected:
             return
-        client = self.reader.template["client"]
-        who = "a unix socket" if client is None else f"{client[0]}:{client[1]}"
-        self.server.log.info(
-            "request from %s refused: %s (%d)", who, refusal.reason, refusal.status
-        )
+        self.server.log.info("%s", request.describe(refusal, self.reader.template["client"]))
         if not self.reader.was_answered and (exchange is None or exchange.phase < BODY):
             self.output.flush()
             self.transport.write(request.refusal(refusal.status, self.server.defaults))

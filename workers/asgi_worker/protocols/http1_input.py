@@ -107,7 +107,14 @@ class RequestReader:
         self.parser = parser = httptools.HttpRequestParser(self)
         self.feed: Callable[[Data], None] = parser.feed_data
         self.bypassing = False
-        self.should_keep_alive = _never if self.server.draining else parser.should_keep_alive
+        server = self.server
+        announce = server.draining and not server.moving
+        self.should_keep_alive = _never if announce else parser.should_keep_alive
+
+    def is_between_requests(self) -> bool:
+        """Whether nothing has come that was not passed on."""
+        unfinished = self.in_head or self.head or self.waiting or self.incoming is not None
+        return not unfinished and self.refusal is None
 
     def announce_close(self) -> None:
         """Every response from now on says ``Connection: close``."""

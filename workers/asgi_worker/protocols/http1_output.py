@@ -211,6 +211,13 @@ class Output:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def is_empty(self) -> bool:
+        """Whether all that was written has left this process."""
+        transport = self.transport
+        return not (
+            self.gathered or transport.is_closing() or transport.get_write_buffer_size() > 0
+        )
+
     def flush(self) -> None:
         """Hand what was gathered to the transport."""
         if self.gathered:

@@ -57,6 +57,12 @@ class BadRequest(Exception):
         self.reason = reason
 
 
+def describe(refusal: BadRequest, client: tuple[str, int] | None) -> str:
+    """For the log: who sent what cannot be served, and why it cannot."""
+    who = "a unix socket" if client is None else f"{client[0]}:{client[1]}"
+    return f"request from {who} refused: {refusal.reason} ({refusal.status})"
+
+
 def read_target(scope: Scope, target: bytes) -> None:
     """Set ``path``, ``raw_path`` and ``query_string`` for any target that is not a plain path.
 
