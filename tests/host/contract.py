@@ -19,7 +19,7 @@ from asgi_supervise.host.template import Blueprint
 from asgi_supervise.policy import vocabulary as v
 from asgi_worker.contract import WorkerSettings
 from asgi_worker.inbox import Inboxes
-from asgi_worker.scoreboard import Scoreboard, State
+from asgi_worker.scoreboard import Scoreboard, State, Word
 from tests.host import standin
 from tests.host.fake import TICK_S, FakeHost, Script
 
@@ -346,6 +346,63 @@ def a_withdrawn_worker_goes_on(stage: Stage) -> None:
     assert stage.until_exits(1) == [v.WorkerExited(1, 0)]
 
 
+def trial(stage: Stage, worker: int) -> float | None:
+    """The share of a worker on trial, once it is as all others have been told."""
+    if isinstance(stage.host, FakeHost):
+        return stage.host.workers[worker].share
+    words = stage.blueprint.scoreboard.writer(worker - 1)
+    stage.nothing_happens()  # but that it is told
+    assert bool(words[standin.ON_TRIAL]) is (words[Word.SHARE] > 0)
+    return words[Word.SHARE] / 1000 or None
+
+
+def a_worker_is_on_trial_until_it_is_promoted(stage: Stage) -> None:
+    stage.with_template()
+    stage.with_workers(0)
+    stage.host.spawn_worker(2, 1, 1, 1, share=0.25)
+    events = stage.until(lambda events: v.WorkerBecameReady(2) in events)
+    assert [type(e) for e in events] == [v.WorkerForked, v.WorkerBecameReady]
+    assert (trial(stage, 1), trial(stage, 2)) == (None, 0.25)
+    stage.host.promote_worker(1)
+    assert (trial(stage, 1), trial(stage, 2)) == (None, 0.25)
+    stage.host.promote_worker(2)
+    assert (trial(stage, 1), trial(stage, 2)) == (None, None)
+    stage.host.promote_worker(2)
+    stage.host.drain_worker(2, 5.0, successor=True)
+    assert stage.until_exits(2) == [v.WorkerExited(2, 0)]
+
+
+def one_that_follows_who_died_on_trial_is_not_on_trial(stage: Stage) -> None:
+    stage.with_template()
+    stage.with_workers(0)
+    stage.host.spawn_worker(2, 1, 1, 1, share=0.25)
+    stage.until(lambda events: v.WorkerBecameReady(2) in events)
+    stage.host.kill_worker(2)
+    stage.until_exits(2)
+    stage.host.spawn_worker(3, 1, 1, 1)
+    stage.until(lambda events: v.WorkerBecameReady(3) in events)
+    if isinstance(stage.host, FakeHost):
+        assert trial(stage, 3) is None
+    else:
+        assert trial(stage, 2) is None, "who has that seat now"
+
+
+def rescue_says_nothing_and_disturbs_nothing(stage: Stage) -> None:
+    stage.with_template()
+    stage.with_workers(0, 1)
+    stage.host.rescue((1, 2), (1, 2), (1,))
+    stage.nothing_happens()
+    stage.host.kill_worker(1)  # who was to take
+    assert stage.until_exits(1) == [v.WorkerExited(1, -9)]
+    stage.nothing_happens()
+    stage.host.rescue((0, 2), (0, 2), (2, 9))
+    stage.host.close_listeners()
+    stage.nothing_happens()
+    stage.host.rescue((0,), (0,), (2,))
+    stage.host.rescue((), (), ())
+    stage.nothing_happens()
+
+
 def workers_outlive_a_killed_template_and_get_siblings_from_the_next(stage: Stage) -> None:
     stage.with_template()
     stage.with_workers(0)
@@ -382,6 +439,8 @@ def without_a_template_a_worker_is_refused(stage: Stage) -> None:
 
 def verbs_to_what_is_not_there_do_nothing(stage: Stage) -> None:
     stage.host.drain_worker(9, 1.0, successor=True)
+    stage.host.promote_worker(9)
+    stage.host.rescue((0,), (0,), (9,))
     stage.host.withdraw_worker(9)
     stage.host.terminate_worker(9)
     stage.host.abort_worker(9)
@@ -432,6 +491,9 @@ SCENARIOS: dict[str, Callable[[Stage], None]] = {
         who_is_gone_has_no_stacks,
         a_worker_says_that_it_is_unhealthy,
         a_withdrawn_worker_goes_on,
+        a_worker_is_on_trial_until_it_is_promoted,
+        one_that_follows_who_died_on_trial_is_not_on_trial,
+        rescue_says_nothing_and_disturbs_nothing,
         workers_outlive_a_killed_template_and_get_siblings_from_the_next,
         a_worker_asked_of_a_template_that_dies_is_lost_without_a_word,
         without_a_template_a_worker_is_refused,

@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from asgi_supervise.host import preload, signals, sockets
 from asgi_supervise.host.posix import PosixHost
 from asgi_supervise.host.sockets import NEIGHBOURS
 from asgi_supervise.policy import vocabulary as v
+from asgi_worker.inbox import Handed, Kind
 from tests.host import contract, standin
 from tests.host.contract import Stage
 from tests.host.fake import Script
@@ -226,15 +228,96 @@ def a_child_holds_only_what_is_its_own(stage: Stage) -> None:
 
 
 def a_worker_is_told_which_listeners_are_its_own(stage: Stage) -> None:
-    read = stage.blueprint.scoreboard.read
+    writer = stage.blueprint.scoreboard.writer
+    told = standin.OWN, standin.SHARED, standin.NEIGHBOURS
     with socket.create_server(("127.0.0.1", 0), reuse_port=True) as given:
         binds = [f"unix:@{os.getpid()}", f"fd://{os.dup(given.fileno())}", "127.0.0.1:0"]
-        listeners = sockets.listen(binds, slots=2, backlog=8, uds_mode=0o600, owner=None)
+        listeners = sockets.listen(binds, slots=3, backlog=8, uds_mode=0o600, owner=None)
         stage.blueprint = dataclasses.replace(stage.blueprint, listeners=listeners)
         stage.with_template()
         stage.with_workers(1, 0)
+        stage.blueprint = dataclasses.replace(
+            stage.blueprint,
+            settings=msgspec.structs.replace(stage.blueprint.settings, balance="kernel"),
+        )
+        stage.with_template(2)
+        stage.with_worker(3, 2, 2)
     listeners.close()
-    assert [(read(seat).requests, read(seat).errors) for seat in (0, 1)] == [(1, 2)] * 2
+    said = [[writer(seat)[word] for word in told] for seat in (0, 1, 2)]
+    assert said == [[1, 2, 2], [1, 2, 2], [1, 2, 0]]
+
+
+def with_one_that_waits(stage: Stage) -> tuple[list[int], socket.socket]:
+    """Workers in the slots 0 and 1, their pids, and a connection in the queue of the first."""
+    stage.with_template()
+    pids = stage.with_workers(0, 1)
+    stage.host.steer([1] + [0] * (contract.SLOTS - 1))
+    address = stage.blueprint.listeners.by_slot[0][0].getsockname()
+    return pids, socket.create_connection(address)
+
+
+def others(stage: Stage, seat: int) -> list[object]:
+    """The other ends of what waits in the inbox of ``seat``."""
+    found = []
+    while (taken := stage.blueprint.inboxes.take(seat)) is not None:
+        with socket.socket(fileno=taken[1]) as connection:
+            found.append(connection.getpeername())
+    return found
+
+
+def what_waits_for_who_hangs_is_given_to_another(stage: Stage) -> None:
+    pids, client = with_one_that_waits(stage)
+    with client:
+        os.kill(pids[0], signal.SIGSTOP)
+        stage.host.rescue((0,), (0,), (2,))
+        assert stage.host.wait(stage.host.now()) == []
+        assert others(stage, 1) == [client.getsockname()]
+
+
+def what_waits_for_who_died_is_given_to_another(stage: Stage) -> None:
+    _, client = with_one_that_waits(stage)
+    with client:
+        assert stage.blueprint.inboxes.give(0, Handed(Kind.FRESH), client.fileno())
+        stage.host.kill_worker(1)
+        stage.until_exits(1)
+        stage.host.rescue((0,), (0,), (2,))
+        assert stage.host.wait(stage.host.now()) == []
+        assert len(others(stage, 1)) == 2
+
+
+def fill(stage: Stage, seat: int) -> None:
+    """Until its inbox takes nothing more."""
+    one, other = socket.socketpair()
+    with one, other:
+        while stage.blueprint.inboxes.give(seat, Handed(Kind.FRESH), one.fileno()):
+            pass
+
+
+def while_nobody_has_room_the_host_rests_and_looks_again_by_itself(stage: Stage) -> None:
+    _, client = with_one_that_waits(stage)
+    with client:
+        fill(stage, 1)
+        stage.host.rescue((0,), (0,), (2,))
+        before_s = time.process_time()
+        stage.nothing_happens()
+        assert time.process_time() - before_s < contract.QUIET_S / 3
+        others(stage, 1)
+        stage.nothing_happens()
+        assert others(stage, 1) == [client.getsockname()]
+
+
+def what_is_in_hand_is_not_kept_open_by_a_child(stage: Stage) -> None:
+    _, client = with_one_that_waits(stage)
+    inboxes = stage.blueprint.inboxes
+    room, inboxes._room_bytes = inboxes._room_bytes, 2**30  # as if it filled up only now
+    fill(stage, 1)
+    stage.host.rescue((0,), (0,), (2,))
+    stage.nothing_happens()
+    inboxes._room_bytes = room
+    template = stage.with_template(2)
+    ends = 1 + contract.SLOTS + 2 * contract.SEATS + 1
+    with client:  # of which it has a copy, as this test is the master
+        await_that(partial(kinds, template), {"socket": ends + 1, "stacks": 1})
 
 
 def nobody_dies_of_being_asked_for_stacks_however_early(stage: Stage) -> None:
@@ -413,6 +496,10 @@ SCENARIOS: dict[str, Callable[[Stage], None]] = {
         nothing_is_kept_for_good_of_the_dead,
         a_child_holds_only_what_is_its_own,
         a_worker_is_told_which_listeners_are_its_own,
+        what_waits_for_who_hangs_is_given_to_another,
+        what_waits_for_who_died_is_given_to_another,
+        while_nobody_has_room_the_host_rests_and_looks_again_by_itself,
+        what_is_in_hand_is_not_kept_open_by_a_child,
         nobody_dies_of_being_asked_for_stacks_however_early,
         stacks_name_the_line_that_hangs,
         a_crash_in_native_code_comes_with_its_stacks,

@@ -13,6 +13,7 @@ from asgi_worker.contract import (
     LONGEST_MESSAGE_BYTES,
     BootFailed,
     Drain,
+    Promote,
     Ready,
     Reopen,
     Spawn,
@@ -22,7 +23,7 @@ from asgi_worker.contract import (
     decode,
     encode,
 )
-from asgi_worker.inbox import Inboxes
+from asgi_worker.inbox import VERSION, Inboxes
 from asgi_worker.scoreboard import Scoreboard, State, Word
 from tests.host.fake import SICK_S, STUCK_S, TICK_S, Script
 
@@ -32,6 +33,10 @@ HUNGRY = "hungry:app"
 """The application of workers that take more and more memory."""
 WITHDRAWN = Word.WEBSOCKETS
 """Where a worker that was told to withdraw says so."""
+ON_TRIAL = Word.IN_FLIGHT
+"""Where a worker says whether it is on trial."""
+NEIGHBOURS = Word.LAG_NS
+"""Where a worker says in how many queues of others it is to help out."""
 OWN = Word.REQUESTS
 """Where a worker says how many listeners only it accepts on …"""
 SHARED = Word.ERRORS
@@ -59,7 +64,8 @@ def run(
     words[Word.PID] = os.getpid()
     words[Word.SLOT] = slot
     words[Word.STATE] = State.STARTING
-    words[OWN], words[SHARED] = len(listeners), len(shared)
+    words[OWN], words[SHARED], words[NEIGHBOURS] = len(listeners), len(shared), len(neighbours)
+    words[ON_TRIAL] = on_trial
     script = Script[os.environ[SCRIPTS].split(",")[slot]]
     if script is Script.BOOT_FAILS:
         channel.send(encode(BootFailed("no such module", "Traceback: standin")))
@@ -68,6 +74,7 @@ def run(
         signal.pause()
     signal.signal(signal.SIGTERM, _ignore if script is Script.DEAF else _leave)
     words[Word.STATE] = State.READY
+    words[Word.TAKES] = VERSION
     words[Word.PROMISE_NS] = promise()
     try:
         channel.send(encode(Ready()))
@@ -109,6 +116,8 @@ def live(channel: socket.socket, words: memoryview, script: Script) -> int:
         match decode(datagram):
             case Drain() if script is not Script.DEAF:
                 return 0
+            case Promote():
+                words[ON_TRIAL] = False
             case Withdraw():
                 words[WITHDRAWN] = 1
             case Reopen(targets=targets):
