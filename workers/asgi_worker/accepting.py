@@ -9,7 +9,7 @@ It is also the cheaper way. libuv accepts one connection a turn; connections tha
 turn share all that a turn costs, a quarter of what a connection with one request does. Whether
 there is more is asked by ``poll``: an ``accept`` that finds nothing costs ten times as much,
 because the kernel makes the socket first. Where others wait at the same queue, one is taken a turn,
-so that they get theirs.
+so that they get theirs; and everywhere if connections cost so much that this is worth it.
 
 A worker helps out at the queues of some neighbours, when they have no time (:mod:`exclusive`).
 
@@ -100,6 +100,10 @@ class Accepting:
         self.pass_on = pass_on
         """Called with each descriptor that was accepted, before it is counted. ``True``: another
         worker has it, and it is closed here."""
+        self.patient = False
+        """Whether to take one a turn everywhere, since others may have time for what is left."""
+        self.opened = 0
+        """Connections that were ours so far."""
         self.line = line_of(loop) if in_line else None
         """Where workers wait in line at the queues, and at those of neighbours too."""
         self.queues: list[Queue] = []
@@ -127,6 +131,7 @@ class Accepting:
         """
         sock = socket.socket(family, socket.SOCK_STREAM, 0, descriptor)
         self.opening += 1
+        self.opened += 1
         self.tell()
         opening: Opening = self.loop.connect_accepted_socket(make, sock)
         try:
@@ -272,7 +277,7 @@ class Queue:
     def _take_some(self) -> None:
         """The loop says that there is something in the queue."""
         self.accepting.begin()
-        for number in range(self.batch):
+        for number in range(1 if self.accepting.patient else self.batch):
             if number and not self._has_more():
                 break
             if not self._take():

@@ -5,7 +5,8 @@ nobody to be asked, and nobody whose word is late. Three questions, from the mos
 frequent:
 
 * Who shall have a connection that was just accepted? Whoever has the fewest, if that is fewer by
-  more than one. So the balance is exact, even where connections live for hours.
+  more than one. So the balance is exact, even where connections live for hours. Only where
+  they come and go by the hundred, and cost hardly more than handing over does, it may be less so.
 * Who shall have one of a worker that leaves? Whoever has the fewest.
 * Which connections shall move though nobody leaves? Some of a worker that has more than the mean,
   or a processor much busier than theirs, so that a new worker soon has its share.
@@ -33,6 +34,12 @@ if TYPE_CHECKING:
     from asgi_worker.inbox import Inboxes
     from asgi_worker.scoreboard import Scoreboard
 
+LATELY_S: Final = 0.5
+"""How far back it counts what connections cost."""
+FREQUENT: Final = 100.0
+"""Connections a second that may be handed over whatever that costs: a hundredth of a processor."""
+CHEAP_S: Final = 0.001
+"""Time of a processor that a connection costs. Less, and it is hardly worth being handed over."""
 LATE_NS: Final = 50_000_000
 """Who has not ticked so long after it was to, is busy with something else, or hangs."""
 GAP: Final = 2
@@ -139,6 +146,34 @@ def _by_chance(weights: Mapping[int, float], roll: float) -> int:
     return seat
 
 
+def gap(cost_s: float) -> int:
+    """How many connections more than another one has are too many, from what each costs lately."""
+    return GAP if cost_s >= CHEAP_S else round(GAP * CHEAP_S / cost_s)
+
+
+class Cost:
+    """How long connections occupy a processor, from first to last: lately, and on average.
+
+    Infinitely long, as long as few of them end.
+    """
+
+    def __init__(self, now: float) -> None:
+        self._seen_at = now
+        self._ended = 0
+        self._ended_per_s = 0.0
+
+    def seen(self, now: float, ended: int, busy: int) -> float:
+        """The cost, in seconds, when ``ended`` connections have ended so far."""
+        passed_s = max(now - self._seen_at, 0.001)
+        per_s = (ended - self._ended) / passed_s
+        self._ended_per_s += (per_s - self._ended_per_s) * min(passed_s / LATELY_S, 1.0)
+        self._seen_at = now
+        self._ended = ended
+        if self._ended_per_s < FREQUENT:
+            return float("inf")
+        return max(busy, 1) / 1000 / self._ended_per_s
+
+
 class Siblings:
     """The other workers, as the one with ``seat`` sees them.
 
@@ -172,7 +207,18 @@ class Siblings:
         """Those of the takers that have time for more."""
         self._shares: dict[int, int] = {}
         self._on_trial = False
+        self._cost = Cost(time.monotonic())
+        self._gap = GAP
         self.refresh()
+
+    @property
+    def patient(self) -> bool:
+        """Whether each connection is worth a turn of the loop, as others may have time for it."""
+        return self._exact and self._gap == GAP
+
+    def have_ended(self, ended: int) -> None:
+        """Note how many of our connections were closed so far. For every tick."""
+        self._gap = gap(self._cost.seen(time.monotonic(), ended, self._busy[self._seat]))
 
     def refresh(self) -> None:
         """Look who is there. For every tick; who comes is seen by then, who leaves at once."""
@@ -203,7 +249,7 @@ class Siblings:
             seat = by_share(self._roll(), self._shares)
             if seat is not None and self._is_able(seat):
                 return seat
-        below = connections - GAP + 1
+        below = connections - self._gap + 1
         if min(map(self._connections, self._for_fresh), default=below) >= below:
             return None
         return self._emptiest(self._for_fresh, below)

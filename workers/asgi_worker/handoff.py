@@ -204,6 +204,8 @@ class Handoff:
         """See how the others do, and give them some idle connections if they have too little."""
         server, siblings = self._server, self._siblings
         siblings.refresh()
+        siblings.have_ended(server.accepting.opened - server.count() - self._board[Word.GIVEN_IDLE])
+        server.accepting.patient = siblings.patient
         if self.on_trial or server.draining:
             return
         self._to_shed = siblings.to_shed(server.count(), self._board[Word.BUSY])
