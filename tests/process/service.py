@@ -264,6 +264,14 @@ def until(condition: object, what: str, within_s: float = PATIENCE_S) -> None:
         time.sleep(0.005)
 
 
+def leaves(pid: int) -> bool:
+    """Whether this worker drains, or is gone."""
+    try:
+        return "(draining)" in " ".join(psutil.Process(pid).cmdline())
+    except psutil.Error:
+        return True
+
+
 def state(pid: int) -> str:
     """``T`` stopped, ``Z`` zombie, ``S`` … as in proc(5); "" when there is no such process."""
     try:

@@ -13,14 +13,13 @@ import socket
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import psutil
 import pytest
 
 from tests.process.boards import Board
 from tests.process.callers import Caller, get, shares, websockets
 from tests.process.fronts import FAMILIES, Front, serving_on
 from tests.process.loaded import kill, stopped
-from tests.process.service import OUTCOME, state, until
+from tests.process.service import OUTCOME, leaves, state, until
 from tests.process.websocket_user import CLOSE, next_frame
 
 pytestmark = pytest.mark.process
@@ -41,7 +40,7 @@ def replaced(front: Front) -> tuple[int, int]:
     (old,) = service.workers().values()
     service.hang_up()
     new = service.ready()[1]
-    until(lambda: "(draining)" in " ".join(psutil.Process(old).cmdline()), "the old one leaves")
+    until(lambda: leaves(old), "the old one leaves")
     return old, new
 
 
@@ -218,7 +217,7 @@ def test_a_service_that_stops_tells_who_is_kept_alive() -> None:
     with one_worker() as front, Caller(front.address) as caller:
         pid = caller.ask().pid
         front.service.process.terminate()
-        until(lambda: "(draining)" in " ".join(psutil.Process(pid).cmdline()), "it leaves")
+        until(lambda: leaves(pid), "it leaves")
         caller.send(get("/"))
         assert caller.answer(last=True).pid == pid
         assert caller.ended()

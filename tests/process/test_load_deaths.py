@@ -10,11 +10,10 @@ import contextlib
 import os
 import signal
 
-import psutil
 import pytest
 
 from tests.process.loaded import FULL, kill, spend, stopped, under_load
-from tests.process.service import Service, connected, until
+from tests.process.service import Service, connected, leaves, until
 
 pytestmark = [pytest.mark.process, pytest.mark.slow]
 
@@ -83,7 +82,7 @@ def test_what_was_sent_to_a_stopped_worker_is_answered_though_its_time_is_over()
             client.sendall(REQUEST)
             assert client.recv(4096).startswith(b"HTTP/1.1 200 ")
         service.hang_up()
-        until(lambda: "(draining)" in " ".join(psutil.Process(leaving).cmdline()), "it leaves")
+        until(lambda: leaves(leaving), "it leaves")
         with stopped(leaving):
             for client in clients:
                 client.sendall(REQUEST)
