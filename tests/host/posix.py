@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import resource
+import select
 import signal
 import socket
 import sys
@@ -302,7 +303,16 @@ def while_nobody_has_room_the_host_rests_and_looks_again_by_itself(stage: Stage)
         stage.nothing_happens()
         assert time.process_time() - before_s < contract.QUIET_S / 3
         others(stage, 1)
-        stage.nothing_happens()
+        reader = stage.blueprint.inboxes.reader(1)
+
+        def tell() -> None:
+            select.select([reader], [], [])
+            os.kill(os.getpid(), signal.SIGHUP)
+
+        threading.Thread(target=tell).start()
+        began = stage.host.now()
+        assert stage.until(bool) == [v.Asked(v.Intent.RELOAD, "SIGHUP")]
+        assert stage.host.now() < began + contract.PATIENCE_S / 2
         assert others(stage, 1) == [client.getsockname()]
 
 
