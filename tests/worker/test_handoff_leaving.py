@@ -1,0 +1,344 @@
+"""A worker that leaves: its connections go on in others, and their clients notice nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from asgi_worker.application import Application, Receive, Scope, Send
+from asgi_worker.draining import FORLORN_S
+from asgi_worker.inbox import VERSION, Kind
+from asgi_worker.scoreboard import Word
+from asgi_worker.server import Server
+from tests.worker.conftest import Run
+from tests.worker.fleet import Fleet, open_files, served_by, whose
+
+
+def leave(server: Server, budget_s: float = 20.0) -> asyncio.Task[None]:
+    return asyncio.create_task(server.drain(budget_s, successor=True))
+
+
+def test_idle_connections_go_on_elsewhere(run: Run) -> None:
+    async def test() -> None:
+        async with Fleet(whose) as fleet:
+            unused, *wires = [await fleet.connect() for _ in range(10)]
+            assert [await served_by(wire) for wire in wires] == [0] * 9
+            files = open_files()
+            began = time.monotonic()
+            await fleet.servers[0].drain(20, successor=True)
+            assert time.monotonic() - began < 2, "nobody had to be waited for"
+            for _ in range(2):
+                assert [await served_by(wire) for wire in (unused, *wires)] == [1] * 10
+            assert open_files() <= files, "what was given is closed here"
+            before, after = fleet.reading(0), fleet.reading(1)
+            assert (before.given_idle, before.connections, before.takes) == (10, 0, 0)
+            assert (after.taken_idle, after.connections, after.takes) == (10, 10, VERSION)
+            assert before.given_fresh == after.taken_fresh == after.rescued == 0
+
+    run(test())
+
+
+def gated(path: str) -> tuple[asyncio.Event, asyncio.Event, Application]:
+    """An application that waits at ``path``: what it says when it is there, what it waits for."""
+    there, gate = asyncio.Event(), asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == path:
+            there.set()
+            await gate.wait()
+        await whose(scope, receive, send)
+
+    return there, gate, app
+
+
+HALVES = {
+    "half a head": (b"GET /2 HTTP/1.1\r\nHo", b"st: test\r\n\r\n", b"0"),
+    "the first letter": (b"G", b"ET /2 HTTP/1.1\r\nHost: test\r\n\r\n", b"0"),
+    "half an unknown method": (b"QUE", b"RY /2 HTTP/1.1\r\nHost: test\r\n\r\n", b"0"),
+    "an upload": (
+        b"POST /2 HTTP/1.1\r\nHost: test\r\nContent-Length: 8\r\n\r\nbo",
+        b"dy-bod",
+        b"0body-bod",
+    ),
+    "a chunked upload": (
+        b"PUT /2 HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbo",
+        b"dy\r\n0\r\n\r\n",
+        b"0body",
+    ),
+    "a body to be continued": (
+        b"POST /2 HTTP/1.1\r\nHost: test\r\nContent-Length: 4\r\nExpect: 100-continue\r\n\r\n",
+        b"body",
+        b"0body",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", HALVES)
+def test_what_has_begun_ends_where_it_began(run: Run, what: str) -> None:
+    first, rest, expected = HALVES[what]
+
+    async def test() -> None:
+        async with Fleet(whose) as fleet:
+            wire = await fleet.connect()
+            assert await served_by(wire) == 0
+            await wire.write(first)
+            if b"Expect" in first:
+                await wire.read_until(b"100 Continue\r\n\r\n")
+            else:
+                (connection,) = fleet.servers[0].connections
+                reader = connection.reader  # type: ignore[attr-defined]
+                begun = lambda: not reader.is_between_requests()  # noqa: E731
+                await fleet.eventually(begun, "it has come")
+            leaving = leave(fleet.servers[0])
+            await asyncio.sleep(0.2)
+            assert not leaving.done()
+            assert fleet.reading(0).given_idle == 0
+            await wire.write(rest)
+            _, fields, body = await wire.read_response()
+            assert (body, b"connection" in fields) == (expected, False)
+            await leaving
+            assert await served_by(wire) == 1
+
+    run(test())
+
+
+def test_a_running_request_is_answered_before_its_connection_goes(run: Run) -> None:
+    there, gate, app = gated("/slow")
+
+    async def test() -> None:
+        async with Fleet(app) as fleet:
+            wire = await fleet.connect()
+            await wire.write(b"GET /slow HTTP/1.1\r\nHost: test\r\n\r\n")
+            await there.wait()
+            leaving = leave(fleet.servers[0])
+            await asyncio.sleep(0.2)
+            assert not leaving.done()
+            gate.set()
+            _, fields, body = await wire.read_response()
+            assert (body, b"connection" in fields) == (b"0", False)
+            await leaving
+            assert await served_by(wire) == 1
+
+    run(test())
+
+
+def test_requests_that_came_together_are_answered_together(run: Run) -> None:
+    there, gate, app = gated("/slow")
+
+    async def test() -> None:
+        async with Fleet(app, pipeline_max_requests=2) as fleet:
+            wire = await fleet.connect()
+            paths = ("/slow", *("/more",) * 6)
+            heads = [f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n" for path in paths]
+            await wire.write("".join(heads).encode())
+            await there.wait()
+            leaving = leave(fleet.servers[0])
+            await asyncio.sleep(0.2)
+            gate.set()
+            answers = [await wire.read_response() for _ in heads]
+            assert [body for _, _, body in answers] == [b"0"] * len(heads)
+            assert not any(b"connection" in fields for _, fields, _ in answers)
+            await leaving
+            assert await served_by(wire) == 1
+
+    run(test())
+
+
+def test_a_response_that_is_not_read_yet_keeps_its_connection(run: Run) -> None:
+    body = bytes(range(256)) * 65536
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/big":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": body})
+        else:
+            await whose(scope, receive, send)
+
+    async def test() -> None:
+        async with Fleet(app) as fleet:
+            wire = await fleet.connect()
+            await wire.write(b"GET /big HTTP/1.1\r\nHost: test\r\n\r\n")
+            await fleet.eventually(lambda: fleet.servers[0].requests == 1, "it is answered")
+            leaving = leave(fleet.servers[0])
+            await asyncio.sleep(0.2)
+            assert not leaving.done()
+            assert (await wire.read_response())[2] == body
+            await leaving
+            assert await served_by(wire) == 1
+
+    run(test())
+
+
+def test_the_time_for_the_next_request_goes_along(run: Run) -> None:
+    async def test() -> None:
+        async with Fleet(whose, keep_alive_timeout_s=3.0) as fleet:
+            wire = await fleet.connect()
+            await served_by(wire)
+            await asyncio.sleep(1.5)
+            (connection,) = fleet.servers[0].connections
+            deadline = connection.deadline
+            await fleet.servers[0].drain(20, successor=True)
+            await fleet.eventually(lambda: fleet.servers[1].connections, "it came")
+            (connection,) = fleet.servers[1].connections
+            assert deadline <= connection.deadline < deadline + 1, "later only after a lag"
+            assert await wire.read_to_end() == b""
+
+    run(test())
+
+
+def test_what_comes_on_the_way_is_served_at_the_end_of_it(run: Run) -> None:
+    """Also by a worker that finds it in its inbox when it starts, as after a crash."""
+
+    async def test() -> None:
+        async with Fleet(whose, workers=1, keep_alive_timeout_s=0.3) as fleet:
+            wire, closed = [await fleet.connect() for _ in range(2)]
+            await served_by(wire)
+            await served_by(closed)
+            fleet.pretend(2)
+            await fleet.servers[0].drain(20, successor=True)
+            assert fleet.inboxes.waiting(2) == 2
+            await wire.write(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            closed.close()
+            await asyncio.sleep(0.5)  # and for longer than it would have been kept
+            fleet.start(2)
+            assert (await wire.read_response())[2] == b"2"
+            await fleet.eventually(lambda: fleet.reading(2).connections == 1, "the end went along")
+            assert fleet.reading(2).taken_idle == 2
+
+    run(test())
+
+
+def test_where_there_is_no_room_they_stay_until_there_is(run: Run) -> None:
+    async def test() -> None:
+        async with Fleet(whose, workers=1) as fleet:
+            wire = await fleet.connect()
+            assert await served_by(wire) == 0
+            fleet.pretend(2)
+            fleet.fill(2)
+            leaving = leave(fleet.servers[0])
+            for _ in range(3):
+                await asyncio.sleep(0.1)
+                assert await served_by(wire) == 0
+            for _, sock in fleet.take(2):
+                sock.close()
+            await leaving
+            ((handed, sock),) = fleet.take(2)
+            assert handed.kind is Kind.IDLE
+            with sock:
+                sock.sendall(b"x")
+                assert await wire.read_exactly(1) == b"x"
+
+    run(test())
+
+
+@pytest.mark.parametrize("takes", [0, VERSION + 1])
+def test_without_anybody_who_takes_the_close_is_announced(run: Run, takes: int) -> None:
+    async def test() -> None:
+        async with Fleet(whose, workers=1) as fleet:
+            wire, idle = [await fleet.connect() for _ in range(2)]
+            await served_by(wire)
+            await served_by(idle)
+            fleet.pretend(2, takes)
+            leaving = leave(fleet.servers[0])
+            await asyncio.sleep(FORLORN_S / 2)
+            assert await served_by(wire) == 0, "somebody may still come"
+            await asyncio.sleep(FORLORN_S)
+            _, fields, _ = await wire.get()
+            assert fields[b"connection"] == b"close"
+            assert await wire.read_to_end() == b""
+            assert await idle.read_to_end() == b""
+            await leaving
+            assert fleet.take(2) == []
+
+    run(test())
+
+
+def test_near_the_end_of_the_budget_the_close_is_announced(run: Run) -> None:
+    async def test() -> None:
+        async with Fleet(whose, workers=1) as fleet:
+            wire = await fleet.connect()
+            assert await served_by(wire) == 0
+            fleet.pretend(2)
+            fleet.fill(2)
+            leaving = leave(fleet.servers[0], 1.0)
+            assert await served_by(wire) == 0
+            await asyncio.sleep(0.45)
+            _, fields, _ = await wire.get()
+            assert fields[b"connection"] == b"close"
+            await leaving
+
+    run(test())
+
+
+def test_when_the_service_stops_nothing_moves_and_the_inbox_is_served(run: Run) -> None:
+    async def test() -> None:
+        async with Fleet(whose, workers=1) as fleet:
+            wires = [await fleet.connect() for _ in range(3)]
+            for wire in wires:
+                await served_by(wire)
+            fleet.pretend(2)
+            await fleet.servers[0].drain(20, successor=True)
+            last = fleet.start(2)
+            fleet.pretend(1)
+            stopping = asyncio.create_task(last.drain(20, successor=False))
+            for wire in wires:
+                _, fields, body = await wire.get()
+                assert (body, fields[b"connection"]) == (b"2", b"close")
+            await stopping
+            assert fleet.take(1) == []
+
+    run(test())
+
+
+def test_what_arrives_while_it_leaves_goes_on(run: Run) -> None:
+    there, gate, app = gated("/slow")
+
+    async def test() -> None:
+        async with Fleet(app, workers=3) as fleet:
+            slow = await fleet.connect(1)
+            await slow.write(b"GET /slow HTTP/1.1\r\nHost: test\r\n\r\n")
+            await there.wait()
+            idle = await fleet.connect(0)
+            await served_by(idle)
+            leaving = leave(fleet.servers[1])
+            await fleet.eventually(lambda: fleet.reading(1).takes == 0, "it leaves")
+            fleet.pretend(1)  # who gives has looked before that
+            for wire in [await fleet.connect(2) for _ in range(3)]:
+                await served_by(wire)  # so that the emptiest is the one that leaves
+            leaving_too = leave(fleet.servers[0])
+            await leaving_too
+            fleet.scoreboard.writer(1)[Word.TAKES] = 0
+            assert await served_by(idle) == 2
+            gate.set()
+            assert (await slow.read_response())[2] == b"1"
+            await leaving
+            assert fleet.reading(1).taken_idle == 1
+            assert fleet.reading(1).given_idle == 2
+
+    run(test())
+
+
+def test_old_clients_and_closing_ones_are_served_as_ever(run: Run) -> None:
+    _there, gate, app = gated("/slow")
+
+    async def test() -> None:
+        async with Fleet(app) as fleet:
+            kept, last = [await fleet.connect() for _ in range(2)]
+            head = "GET /slow HTTP/{}\r\nHost: test\r\nConnection: {}\r\n\r\n"
+            await kept.write(head.format("1.0", "keep-alive").encode())
+            await last.write(head.format("1.1", "close").encode())
+            await fleet.eventually(lambda: len(fleet.servers[0].tasks) == 2, "both run")
+            leaving = leave(fleet.servers[0])
+            await asyncio.sleep(0.1)
+            gate.set()
+            _, fields, _ = await kept.read_response()
+            assert fields[b"connection"] == b"keep-alive"
+            _, fields, _ = await last.read_response()
+            assert fields[b"connection"] == b"close"
+            assert await last.read_to_end() == b""
+            await leaving
+            assert await served_by(kept) == 1
+
+    run(test())
