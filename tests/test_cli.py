@@ -414,6 +414,30 @@ def test_it_may_be_started_by_who_ignores_its_children(tmp_path: Path) -> None:
     assert "workers = none" in result.stderr
 
 
+@pytest.mark.parametrize(
+    ("limit", "said"), [(10, "cannot bind "), (60, "cannot hold the sockets ")]
+)
+def test_what_there_are_too_few_descriptors_for_is_said_at_once(
+    tmp_path: Path, limit: int, said: str
+) -> None:
+    result = subprocess.run(
+        [
+            *("sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh", sys.executable, "-m"),
+            *("asgi_supervise", "asgi_supervise.demo:app", "-w", "16", "--port", "0"),
+        ],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert result.returncode == 4
+    assert result.stderr.count("\n") == 1
+    assert said in result.stderr
+    assert f"raise the limit of open files, which is {limit} (ulimit -n" in result.stderr
+
+
 def test_a_log_file_that_cannot_be_opened(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     result = run(tmp_path, "fruitshop:app", "--access-log-file", "pipe")

@@ -18,6 +18,7 @@ from typing import Protocol, assert_never
 from asgi_supervise.control.status import Status, snapshot
 from asgi_supervise.host import logs, privileges, signals, sockets
 from asgi_supervise.host.children import UnsupportedSystem
+from asgi_supervise.host.descriptors import TooFewDescriptors, make_inboxes
 from asgi_supervise.host.pidfile import PidFile, PidFileError, PidFileTaken
 from asgi_supervise.host.posix import PosixHost
 from asgi_supervise.host.system import Host
@@ -28,7 +29,6 @@ from asgi_supervise.policy.sizing import most_workers, slots_to_make
 from asgi_supervise.policy.supervisor import Supervisor
 from asgi_supervise.settings.sources import Loaded
 from asgi_worker.contract import Exit
-from asgi_worker.inbox import Inboxes
 from asgi_worker.scoreboard import Scoreboard
 
 log = logging.getLogger("asgi_supervise")
@@ -211,7 +211,7 @@ def run(loaded: Loaded, reread: Reread) -> int:
         ) as error:
             log.critical("%s", error)
             return Exit.USAGE
-        except (sockets.BindError, PidFileTaken) as error:
+        except (sockets.BindError, PidFileTaken, TooFewDescriptors) as error:
             log.critical("%s", error)
             return Exit.BIND
         return master.run()
@@ -242,7 +242,7 @@ def _prepare(loaded: Loaded, reread: Reread, open_things: ExitStack) -> Master:
         settings=settings.worker_settings(),
         listeners=listeners,
         scoreboard=Scoreboard(most_workers(rules)),
-        inboxes=open_things.enter_context(closing(Inboxes(most_workers(rules)))),
+        inboxes=open_things.enter_context(closing(make_inboxes(most_workers(rules)))),
         preload=settings.preload,
         identity=identity,
         umask=settings.umask,

@@ -27,7 +27,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeGuard
 
-from asgi_supervise.host import reuseport
+from asgi_supervise.host import descriptors, reuseport
 from asgi_supervise.host.privileges import Identity
 
 NEIGHBOURS = 3
@@ -224,6 +224,8 @@ def _tcp_reason(error: OSError, port: int) -> str:
             return f"address already in use{_holder(port)}; stop it, or choose another with --bind"
         case errno.EACCES:
             return "permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+        case errno.EMFILE:
+            return f"{error.strerror}; {descriptors.advice()}"
         case errno.EADDRNOTAVAIL:
             return "this machine has no such address; 0.0.0.0 means all it has"
         case _:
