@@ -45,9 +45,13 @@ def test_connections_are_not_passed_on_for_ever(run: Run) -> None:
     async def test() -> None:
         async with Fleet(whose, workers=1, balance="exact") as fleet:
             for _ in range(3):
-                await served_by(await fleet.connect())
+                await (await fleet.connect()).write(b"GET /half-a-head")
             fleet.pretend(1)  # and it has fewer, whatever comes
-            await fleet.connect()
+            server = fleet.servers[0]
+            assert server.handoff is not None
+            await asyncio.sleep(0.1)
+            server.handoff.tick()
+            last = await fleet.connect()
             await fleet.eventually(lambda: fleet.inboxes.waiting(1), "it gives")
             for hops in range(HOPS_MAX):
                 ((handed, sock),) = fleet.take(1)
@@ -55,7 +59,9 @@ def test_connections_are_not_passed_on_for_ever(run: Run) -> None:
                 fleet.inboxes.give(0, handed, sock.fileno())
                 sock.close()
                 await fleet.eventually(lambda: not fleet.inboxes.waiting(0), "it takes")
-            assert await served_by(fleet.wires[-1]) == 0
+            await last.write(b"GET /half-a-head")
+            await asyncio.sleep(0.2)
+            assert server.count() == 4
             assert fleet.inboxes.waiting(1) == 0
 
     run(test())
