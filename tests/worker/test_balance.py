@@ -1,0 +1,412 @@
+"""Who gets a connection: never one that cannot take it, and never so that it gets worse."""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf, sqrt
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from asgi_worker.balance import (
+    CHEAP_S,
+    FREQUENT,
+    GAP,
+    HOT,
+    LATE_NS,
+    MOST,
+    Cost,
+    Load,
+    Siblings,
+    by_share,
+    emptiest,
+    gap,
+    surplus,
+)
+from asgi_worker.inbox import VERSION, Handed, Inboxes, Kind
+from asgi_worker.scoreboard import Scoreboard, State, Word
+
+HOUR_NS = 3_600_000_000_000
+MINE = 0
+
+counts = st.lists(st.integers(0, 300), min_size=2, max_size=64)
+seeds = st.integers(0, 2**32)
+
+
+class Place:
+    """Some workers' figures and inboxes, as the worker with seat 0 finds them."""
+
+    def __init__(self, seats: int) -> None:
+        self.scoreboard = Scoreboard(seats)
+        self.inboxes = Inboxes(seats)
+        self.seats = range(seats)
+        for seat in self.seats:
+            self.set(seat, Word.STATE, State.READY)
+            self.set(seat, Word.TAKES, VERSION)
+            self.set(seat, Word.PROMISE_NS, time.monotonic_ns() + HOUR_NS)
+
+    def set(self, seat: int, word: Word, figure: int) -> None:
+        self.scoreboard.writer(seat)[word] = figure
+
+    def siblings(self, seat: int = MINE, *, exact: bool = True, seed: int = 0) -> Siblings:
+        roll = random.Random(seed).random
+        return Siblings(self.scoreboard, self.inboxes, seat, exact=exact, roll=roll)
+
+    def wait_for(self, seat: int, connections: int) -> None:
+        """Let ``connections`` wait in the inbox of ``seat``."""
+        reader, writer = os.pipe()
+        for _ in range(connections):
+            assert self.inboxes.give(seat, Handed(Kind.FRESH), reader)
+        os.close(reader)
+        os.close(writer)
+
+
+@contextmanager
+def place(*connections: int) -> Iterator[Place]:
+    made = Place(len(connections))
+    for seat, count in enumerate(connections):
+        made.set(seat, Word.CONNECTIONS, count)
+    try:
+        yield made
+    finally:
+        made.inboxes.close()
+
+
+# Fresh connections.
+
+
+@pytest.mark.parametrize(
+    ("others", "ours_with_it", "expected"),
+    [
+        ((5, 5, 5), 6, None),  # fewer by one only
+        ((5, 4, 5), 6, 2),
+        ((4, 3, 2), 6, 3),
+        ((0, 0, 0), 2, 1),
+        ((9, 9, 9), 1, None),
+        ((0,), 1, None),
+    ],
+)
+def test_whoever_has_fewer_by_more_than_one(
+    others: tuple[int, ...], ours_with_it: int, expected: int | None
+) -> None:
+    with place(0, *others) as there:
+        assert there.siblings().for_fresh(ours_with_it) == expected
+
+
+def test_of_two_equals_each_worker_finds_another() -> None:
+    with place(0, 0, 0, 0) as there:
+        found = [there.siblings(seat).for_fresh(10) for seat in there.seats]
+    assert found == [1, 2, 3, 0]
+
+
+def test_what_waits_in_an_inbox_counts() -> None:
+    with place(9, 1, 3) as there:
+        siblings = there.siblings()
+        assert siblings.for_fresh(10) == 1
+        there.wait_for(1, 3)
+        assert siblings.for_fresh(10) == 2
+        there.wait_for(2, 7)
+        assert siblings.for_fresh(10) == 1
+        assert siblings.for_fresh(5) is None
+
+
+SPOILED = [
+    (Word.STATE, State.STARTING),
+    (Word.STATE, State.DRAINING),
+    (Word.STATE, State.EMPTY),
+    (Word.TAKES, 0),
+    (Word.TAKES, VERSION + 1),
+    (Word.PROMISE_NS, 0),
+    (Word.PROMISE_NS, 1),
+]
+
+
+@pytest.mark.parametrize(("word", "figure"), SPOILED)
+@pytest.mark.parametrize("noticed", [False, True], ids=["just now", "since the last tick"])
+def test_nothing_for_who_cannot_take_it(word: Word, figure: int, noticed: bool) -> None:
+    with place(100, 0, 50, 50) as there:
+        siblings = there.siblings()
+        assert siblings.for_fresh(100) == siblings.for_idle() == 1
+        there.set(1, word, figure)
+        if noticed:
+            siblings.refresh()
+        assert siblings.for_fresh(100) == siblings.for_idle() == 2
+        siblings.refresh()
+        assert 1 not in siblings.to_shed(100, 0)
+
+
+def test_a_promise_may_be_a_little_late() -> None:
+    with place(100, 0) as there:
+        siblings = there.siblings()
+        there.set(1, Word.PROMISE_NS, time.monotonic_ns() - LATE_NS // 2)
+        assert siblings.for_fresh(100) == 1
+        there.set(1, Word.PROMISE_NS, time.monotonic_ns() - LATE_NS)
+        assert siblings.for_fresh(100) is None
+
+
+def test_who_comes_is_seen_with_the_next_tick() -> None:
+    with place(100, 0) as there:
+        there.set(1, Word.STATE, State.STARTING)
+        siblings = there.siblings()
+        there.set(1, Word.STATE, State.READY)
+        assert siblings.for_idle() is None
+        siblings.refresh()
+        assert siblings.for_idle() == 1
+
+
+def test_nothing_fresh_for_who_is_much_busier_than_the_mean() -> None:
+    with place(100, 0, 10) as there:
+        for seat, busy in enumerate((100, 100 + HOT * 3 // 2 + 10, 100)):
+            there.set(seat, Word.BUSY, busy)
+        assert there.siblings().for_fresh(100) == 2
+        there.set(1, Word.BUSY, 100 + HOT * 3 // 2 - 10)
+        assert there.siblings().for_fresh(100) == 1
+
+
+def test_whose_balance_is_not_exact_gives_only_when_it_leaves() -> None:
+    with place(100, 0, 0) as there:
+        siblings = there.siblings(exact=False)
+        assert siblings.for_fresh(100) is None
+        assert siblings.to_shed(100, 0) == []
+        assert siblings.for_idle() == 1
+        there.set(2, Word.SHARE, 1000)
+        siblings.refresh()
+        assert siblings.for_fresh(100) == 2
+
+
+@settings(deadline=None)
+@given(counts, seeds)
+def test_a_burst_is_balanced_whoever_accepts_it(before: list[int], seed: int) -> None:
+    now = before.copy()
+    chance = random.Random(seed)
+    for _ in range(200):
+        accepting = chance.randrange(len(now))
+        others = [seat for seat in range(len(now)) if seat != accepting]
+        below = now[accepting] + 1 - GAP + 1
+        taker = emptiest(others, below, now.__getitem__, lambda seat: 0)
+        now[accepting if taker is None else taker] += 1
+        if taker is not None:
+            assert now[taker] <= now[accepting] + 1, "who was given one has not more than we"
+    assert sum(now) == sum(before) + 200
+    assert max(now) - min(now) <= max(max(before) - min(before), 1)
+
+
+# What a connection costs.
+
+
+def test_what_is_cheap_need_not_be_exact() -> None:
+    assert gap(inf) == gap(CHEAP_S) == GAP
+    assert gap(CHEAP_S / 10) == 10 * GAP
+
+
+def test_connections_that_stay_are_worth_being_handed_over() -> None:
+    cost = Cost(0.0)
+    for tick in range(1, 50):
+        assert cost.seen(tick / 10, ended=tick * int(FREQUENT * 0.9) // 10, busy=1000) == inf
+
+
+def test_connections_cost_what_the_processor_does_while_they_come_and_go() -> None:
+    cost = Cost(0.0)
+    seen = [cost.seen(tick / 10, ended=tick * 200, busy=500) for tick in range(1, 50)]
+    assert seen[-1] == pytest.approx(0.5 / 2000, rel=0.01)
+    assert cost.seen(5.1, ended=9800, busy=0) < 0.0001, "a loop that just went idle"
+    assert cost.seen(9.0, ended=9800, busy=0) == inf
+
+
+def test_a_gap_is_wide_only_while_cheap_connections_come_and_go() -> None:
+    with place(0, 2) as there:
+        there.set(MINE, Word.BUSY, 1)
+        siblings = there.siblings()
+        assert siblings.for_fresh(6) == 1
+        assert siblings.patient
+        siblings.have_ended(100_000)
+        assert siblings.for_fresh(6) is None
+        assert not siblings.patient
+
+
+# Idle connections of a worker that leaves.
+
+
+def test_all_that_leaves_goes_where_there_is_least() -> None:
+    with place(100, 7, 3, 5) as there:
+        siblings = there.siblings()
+        for _ in range(6):
+            seat = siblings.for_idle()
+            assert seat is not None
+            there.wait_for(seat, 1)
+        assert [there.inboxes.waiting(seat) for seat in there.seats] == [0, 0, 4, 2]
+
+
+def test_who_is_on_trial_gets_what_leaves_only_if_nobody_else_does() -> None:
+    with place(100, 7, 0) as there:
+        there.set(2, Word.SHARE, 200)
+        siblings = there.siblings()
+        assert siblings.for_idle() == 1
+        there.set(1, Word.TAKES, 0)
+        assert siblings.for_idle() == 2
+        there.set(2, Word.TAKES, 0)
+        assert siblings.for_idle() is None
+
+
+# The share of a worker on trial.
+
+
+@settings(deadline=None)
+@given(st.integers(1, 1000), seeds)
+def test_a_share_is_met(share: int, seed: int) -> None:
+    tries = 2000
+    chance = random.Random(seed)
+    given = sum(by_share(chance.random(), {3: share}) == 3 for _ in range(tries))
+    expected = share / 1000
+    assert abs(given / tries - expected) <= 6 * sqrt(expected * (1 - expected) / tries)
+
+
+def test_several_shares_add_up() -> None:
+    shares = {1: 200, 2: 300}
+    found = [by_share(number / 10, shares) for number in range(10)]
+    assert found == [1, 1, 2, 2, 2, None, None, None, None, None]
+
+
+def test_a_share_is_given_however_much_the_worker_on_trial_has() -> None:
+    with place(5, 1000, 5) as there:
+        there.set(1, Word.SHARE, 250)
+        siblings = there.siblings(seed=1)
+        found = [siblings.for_fresh(6) for _ in range(4000)]
+        assert found.count(1) == pytest.approx(1000, abs=130)
+        assert set(found) == {1, None}
+
+
+def test_a_share_is_of_what_is_accepted_not_of_what_is_given() -> None:
+    with place(100, 0, 0) as there:
+        there.set(1, Word.SHARE, 1000)
+        siblings = there.siblings()
+        assert siblings.for_fresh(100) == 1
+        assert siblings.for_fresh(100, first=False) == 2
+
+
+def test_a_share_waits_until_the_worker_on_trial_turns_again() -> None:
+    with place(5, 0, 5) as there:
+        there.set(1, Word.SHARE, 1000)
+        siblings = there.siblings()
+        there.set(1, Word.PROMISE_NS, 1)
+        assert siblings.for_fresh(6) is None
+
+
+def test_who_is_on_trial_gives_nothing_and_is_left_out_of_all_else() -> None:
+    with place(100, 0) as there:
+        there.set(1, Word.SHARE, 1)
+        siblings = there.siblings()
+        assert siblings.to_shed(100, 1000) == []
+        there.set(1, Word.SHARE, 0)
+        there.set(MINE, Word.SHARE, 500)
+        siblings.refresh()
+        assert siblings.to_shed(100, 1000) == []
+        assert siblings.for_fresh(100) is None
+        there.set(MINE, Word.SHARE, 0)  # promoted
+        siblings.refresh()
+        assert set(siblings.to_shed(100, 1000)) == {1}
+        assert siblings.for_fresh(100) == 1
+
+
+# What moves though nobody leaves.
+
+
+def loads(connections: list[int], busy: list[int] | None = None) -> dict[int, Load]:
+    busy = busy or [0] * len(connections)
+    return {s: Load(c, b) for s, (c, b) in enumerate(zip(connections, busy, strict=True))}
+
+
+def shed(everyone: dict[int, Load], seat: int, chance: random.Random) -> list[int]:
+    others = {other: load for other, load in everyone.items() if other != seat}
+    return surplus(everyone[seat], others, chance.random)
+
+
+def tick(connections: list[int], busy: list[int] | None, chance: random.Random) -> int:
+    """All workers look at the same figures, and then all give; how many moved."""
+    everyone = loads(connections, busy)
+    moved = 0
+    for seat in everyone:
+        for taker in shed(everyone, seat, chance):
+            connections[seat] -= 1
+            connections[taker] += 1
+            moved += 1
+    return moved
+
+
+@settings(deadline=None)
+@given(counts, seeds)
+def test_one_giver_never_makes_it_worse(before: list[int], seed: int) -> None:
+    chance = random.Random(seed)
+    seat = chance.randrange(len(before))
+    after = before.copy()
+    for taker in shed(loads(before), seat, chance):
+        after[seat] -= 1
+        after[taker] += 1
+        assert after[taker] <= after[seat], "who is given one has not more than we"
+        assert taker != seat
+    assert sum(after) == sum(before)
+    assert max(after) <= max(before)
+    assert min(after) >= min(before)
+    assert before[seat] - after[seat] <= MOST
+
+
+@settings(deadline=None)
+@given(counts, seeds)
+def test_many_givers_converge_within_five_seconds(connections: list[int], seed: int) -> None:
+    chance = random.Random(seed)
+    total, spread = sum(connections), max(connections) - min(connections)
+    for _ in range(50):
+        tick(connections, None, chance)
+        assert max(connections) - min(connections) <= spread + 3, "chance, at most"
+    assert sum(connections) == total
+    assert max(connections) - min(connections) <= 3
+
+
+@settings(deadline=None)
+@given(st.integers(2, 64), st.integers(0, 200), seeds)
+def test_between_equals_nothing_moves(workers: int, connections: int, seed: int) -> None:
+    chance = random.Random(seed)
+    those = [connections + chance.randrange(2) for _ in range(workers)]
+    busy = [chance.randrange(60) for _ in range(workers)]
+    assert tick(those, busy, chance) == 0
+
+
+@settings(deadline=None)
+@given(st.integers(2, 32), st.integers(20, 200), seeds)
+def test_a_busy_worker_sheds_a_part_and_keeps_the_rest(
+    workers: int, connections: int, seed: int
+) -> None:
+    """One uses a whole processor, whatever it has; the others hardly anything."""
+    chance = random.Random(seed)
+    those = [connections] * workers
+    busy = [1000] + [100] * (workers - 1)
+    for _ in range(100):
+        tick(those, busy, chance)
+    assert connections * 0.1 <= those[0] <= connections * 0.9
+    calm = those.copy()
+    for _ in range(50):
+        tick(calm, busy, chance)
+    assert abs(calm[0] - those[0]) <= 3, "and there it stays"
+
+
+def test_what_is_given_at_once_is_bounded() -> None:
+    chance = random.Random(0)
+    assert len(shed(loads([100_000, 0]), 0, chance)) == MOST
+
+
+def test_siblings_shed_by_all_figures() -> None:
+    with place(41, 1, 20, 18) as there:
+        siblings = there.siblings()
+        assert len(siblings.to_shed(41, 0)) in (5, 6)
+        there.wait_for(1, 60)
+        assert set(siblings.to_shed(41, 0)) <= {2, 3}
+        there.set(2, Word.CONNECTIONS, 40)
+        there.set(3, Word.CONNECTIONS, 40)
+        assert siblings.to_shed(41, 0) == []
+        assert len(siblings.to_shed(41, 1000)) in (4, 5)
+        assert siblings.to_shed(1, 1000) == []
