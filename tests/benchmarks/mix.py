@@ -104,7 +104,7 @@ def measure_mixes(
             for mix in mixes:
                 for server, running in ready.items():
                     try:
-                        outcome = ask(running, Job(running.port, arrivals, mix.users))
+                        outcome = ask(running, Job(running.port, arrivals, mix.users, drawn=True))
                     except (Failed, CannotServe) as reason:
                         found.failures.setdefault((mix, server), []).append(str(reason))
                         say(mix.name, server, f"failed: {reason}")

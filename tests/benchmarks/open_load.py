@@ -6,8 +6,8 @@ moment that is fixed beforehand, and its latency is counted from there: what a s
 does to all that should have been asked meanwhile is in the figures.
 
 Either each request has a connection of its own, or there are so many users, each with one that it
-keeps, and a request is made by the user who has been idle for longest; when all are busy it waits,
-and the time counts. If all requests are due at once that is load of the other kind, where each
+keeps, and a request is made by one who is idle; when all are busy it waits, and the time counts. If
+all requests are due at once that is load of the other kind, where each
 user asks again as soon as it has its answer.
 """
 
@@ -17,6 +17,7 @@ import collections
 import contextlib
 import json
 import os
+import random
 import select
 import socket
 import sys
@@ -39,6 +40,9 @@ class Job:
     """When, in seconds from the beginning, which path is asked for."""
     users: int = 0
     """That keep a connection each; 0: a new connection for each request."""
+    drawn: bool = False
+    """Whether the user who asks is drawn at random – in which order the connections were shared out
+    shall not matter – and not the one who has been idle for longest, so that none is idle long."""
     urgent: bool = True
     """Whether to be scheduled before the workers, so that no time is lost before a request is
     sent or after its answer came. Not for load that never rests."""
@@ -86,6 +90,7 @@ class Load:
         self.poll = select.epoll()
         self.busy: dict[int, User] = {}
         self.free: collections.deque[User] = collections.deque()
+        self.draw = random.Random(0)
         self.waiting: collections.deque[int] = collections.deque()
         self.keep = "" if job.users else "Connection: close\r\n"
         self.answered = 0
@@ -138,6 +143,8 @@ class Load:
         if not self.job.users:
             self._ask(User(), number)
         elif self.free:
+            if self.job.drawn:
+                self.free.rotate(self.draw.randrange(len(self.free)))
             self._ask(self.free.popleft(), number)
         else:
             self.waiting.append(number)
