@@ -1,0 +1,334 @@
+"""Workers that wait at each other's queues: who has no time is helped, and nobody else is woken."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import selectors
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any, Self, cast
+
+from asgi_worker.accepting import Accepting, Whose
+from asgi_worker.contract import WorkerSettings
+from asgi_worker.exclusive import Line, line_of
+from asgi_worker.main import new_loop
+from asgi_worker.scoreboard import Scoreboard, Word
+from tests.worker.conftest import Run
+from tests.worker.serving import PATIENCE_S, LoopKind
+
+
+class Greeter(asyncio.Protocol):
+    """Says who it is, and that is all."""
+
+    def __init__(self, name: bytes) -> None:
+        self.name = name
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        writer = cast("asyncio.WriteTransport", transport)
+        writer.write(self.name)
+        writer.close()
+
+
+class Waiter:
+    """A worker in a thread: a loop that accepts, and tells clients its name."""
+
+    def __init__(self, kind: LoopKind, name: bytes) -> None:
+        self.name = name
+        self.kind = kind
+        self.board = Scoreboard(1).writer(0)
+        self.woken = 0
+        self._thread = threading.Thread(target=self._run)
+        self._started = threading.Event()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        assert self._started.wait(PATIENCE_S)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.do(self.accepting.stop)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(PATIENCE_S)
+        assert not self._thread.is_alive()
+
+    def _run(self) -> None:
+        self.loop = new_loop(WorkerSettings(app="test:app", loop=self.kind))
+        self.accepting = Accepting(
+            self.loop,
+            alone=False,
+            begin=self._wake,
+            connections=(),
+            board=self.board,
+            in_line=True,
+        )
+        self.loop.call_soon(self._started.set)
+        self.loop.run_forever()
+        self.loop.close()
+
+    def _wake(self) -> None:
+        self.woken += 1
+
+    def do(self, what: Callable[[], object]) -> None:
+        """Do it on the loop, and wait until that has turned some times since."""
+        done = threading.Event()
+
+        async def doing() -> None:
+            what()
+            for _ in range(6):
+                await asyncio.sleep(0)
+            done.set()
+
+        asyncio.run_coroutine_threadsafe(doing(), self.loop)
+        assert done.wait(PATIENCE_S)
+
+    def wait_at(self, listener: socket.socket, whose: Whose) -> None:
+        self.do(lambda: self.accepting.listen(listener, lambda: Greeter(self.name), whose))
+
+    def block(self) -> threading.Event:
+        """Let the loop do something else until the event is set."""
+        blocked, over = threading.Event(), threading.Event()
+
+        def be_busy() -> None:
+            blocked.set()
+            over.wait(PATIENCE_S)
+
+        self.loop.call_soon_threadsafe(be_busy)
+        assert blocked.wait(PATIENCE_S)
+        return over
+
+
+def listening() -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.setblocking(False)
+    return listener
+
+
+def greeted(listener: socket.socket, *workers: Waiter, times: int = 1) -> list[bytes]:
+    """Who serves clients that come one after the other while all ``workers`` have time."""
+    names = []
+    for _ in range(times):
+        for worker in workers:
+            worker.do(lambda: None)
+        with socket.create_connection(listener.getsockname(), timeout=PATIENCE_S) as client:
+            names.append(client.recv(100))
+    return names
+
+
+def most(names: list[bytes]) -> bytes:
+    """All but a few: a loop that is about to wait does not wait yet."""
+    name = max(set(names), key=names.count)
+    assert names.count(name) > 0.7 * len(names), names
+    return name
+
+
+def test_the_owner_comes_first_and_is_helped_when_it_has_no_time(loop_kind: LoopKind) -> None:
+    with (
+        listening() as queue,
+        Waiter(loop_kind, b"owner") as owner,
+        Waiter(loop_kind, b"neighbour") as neighbour,
+    ):
+        owner.wait_at(queue, Whose.OWN)
+        neighbour.wait_at(queue, Whose.NEIGHBOUR)
+        assert most(greeted(queue, owner, neighbour, times=30)) == b"owner"
+        assert neighbour.woken < 10, "in vain"
+        helped = neighbour.board[Word.HELPED]
+        over = owner.block()
+        assert greeted(queue, neighbour, times=10) == [b"neighbour"] * 10
+        assert neighbour.board[Word.HELPED] == helped + 10
+        over.set()
+        assert most(greeted(queue, owner, neighbour, times=30)) == b"owner"
+        assert owner.board[Word.HELPED] == 0
+
+
+def test_an_owner_that_came_later_is_soon_first(loop_kind: LoopKind) -> None:
+    with (
+        listening() as queue,
+        Waiter(loop_kind, b"owner") as owner,
+        Waiter(loop_kind, b"one") as one,
+        Waiter(loop_kind, b"two") as two,
+    ):
+        for neighbour in (one, two):
+            neighbour.wait_at(queue, Whose.NEIGHBOUR)
+        assert greeted(queue, one, two, times=4).count(b"one") in (1, 2, 3), "they take turns"
+        owner.wait_at(queue, Whose.OWN)
+        assert most(greeted(queue, owner, one, two, times=30)) == b"owner"
+
+
+def test_workers_take_turns_at_a_shared_queue(loop_kind: LoopKind) -> None:
+    with (
+        listening() as queue,
+        Waiter(loop_kind, b"one") as one,
+        Waiter(loop_kind, b"two") as two,
+        Waiter(loop_kind, b"three") as three,
+    ):
+        for worker in (one, two, three):
+            worker.wait_at(queue, Whose.SHARED)
+        names = greeted(queue, one, two, three, times=30)
+        assert all(5 <= names.count(name) <= 15 for name in set(names)), names
+        assert len(set(names)) == 3
+        assert one.board[Word.HELPED] == 0
+
+
+def test_who_waits_no_more_is_not_in_the_way(loop_kind: LoopKind) -> None:
+    with (
+        listening() as queue,
+        Waiter(loop_kind, b"owner") as owner,
+        Waiter(loop_kind, b"neighbour") as neighbour,
+    ):
+        owner.wait_at(queue, Whose.OWN)
+        neighbour.wait_at(queue, Whose.NEIGHBOUR)
+        owner.do(owner.accepting.pause)
+        assert greeted(queue, owner, neighbour, times=5) == [b"neighbour"] * 5
+        owner.do(owner.accepting.queues[0].watch)
+        assert most(greeted(queue, owner, neighbour, times=30)) == b"owner"
+
+
+def test_where_one_cannot_wait_in_line_there_is_no_help() -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        assert line_of(loop) is None
+        with listening() as own, listening() as other:
+            accepting = accepting_on(loop)
+            accepting.listen(own, lambda: Greeter(b"me"), Whose.OWN)
+            accepting.listen(other, lambda: Greeter(b"me"), Whose.NEIGHBOUR)
+            assert [queue.whose for queue in accepting.queues] == [Whose.OWN]
+            reader, writer = await asyncio.open_connection(*own.getsockname())
+            assert await reader.read() == b"me"
+            writer.close()
+            accepting.stop()
+
+    with asyncio.Runner(
+        loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())
+    ) as runner:
+        runner.run(test())
+
+
+class Refusal:
+    """What a kernel does that does not know the flag."""
+
+    def join(self, descriptor: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    def close(self) -> None: ...
+
+
+def test_where_the_kernel_refuses_the_line_only_our_own_queue_is_served(run: Run) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        with listening() as own, listening() as other:
+            accepting = accepting_on(loop)
+            assert accepting.line is not None
+            accepting.line.close()
+            accepting.line = cast("Line", Refusal())
+            accepting.listen(own, lambda: Greeter(b"me"), Whose.OWN)
+            accepting.listen(other, lambda: Greeter(b"me"), Whose.NEIGHBOUR)
+            reader, writer = await asyncio.open_connection(*own.getsockname())
+            assert await reader.read() == b"me"
+            writer.close()
+            client = socket.create_connection(other.getsockname())
+            for _ in range(10):
+                await asyncio.sleep(0)
+            accepted, _ = other.accept()  # it is still there
+            accepted.close()
+            client.close()
+            accepting.stop()
+
+    run(test())
+
+
+def test_what_the_loop_does_not_watch_cannot_join_the_line(run: Run) -> None:
+    async def test() -> None:
+        line = line_of(asyncio.get_running_loop())
+        assert line is not None
+        with listening() as listener:
+            try:
+                line.join(listener.fileno())
+            except FileNotFoundError:
+                return
+            finally:
+                line.close()
+        raise AssertionError("it could")
+
+    run(test())
+
+
+def test_the_figure_of_connections_counts_each_once_from_its_acceptance(run: Run) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        connections: set[asyncio.Protocol] = set()
+        accepting = accepting_on(loop, connections=connections)
+        seen: list[tuple[int, int]] = []
+
+        class Counted(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                self.transport = transport
+                connections.add(self)
+                loop.call_soon(self._look)
+
+            def _look(self) -> None:
+                seen.append(
+                    (len(connections) + accepting.opening, accepting.board[Word.CONNECTIONS])
+                )
+
+        with listening() as listener:
+            accepting.listen(listener, Counted, Whose.OWN)
+            clients = [socket.create_connection(listener.getsockname()) for _ in range(10)]
+            async with asyncio.timeout(PATIENCE_S):
+                while len(seen) < 10:  # noqa: ASYNC110 – there is no event for it
+                    await asyncio.sleep(0)
+            assert all(real == told for real, told in seen), seen
+            assert max(told for _, told in seen) == 10
+            assert accepting.opening == 0
+            assert accepting.opened == 10
+            for protocol in connections:
+                cast("Any", protocol).transport.abort()
+            for client in clients:
+                client.close()
+            accepting.stop()
+
+    run(test())
+
+
+def test_what_is_passed_on_is_not_ours(run: Run) -> None:
+    async def test() -> None:
+        loop = asyncio.get_running_loop()
+        passed: list[int] = []
+
+        def pass_on(descriptor: int) -> bool:
+            passed.append(descriptor)
+            return True
+
+        accepting = accepting_on(loop, pass_on=pass_on)
+        with listening() as listener:
+            accepting.listen(listener, lambda: Greeter(b"me"), Whose.OWN)
+            client = socket.create_connection(listener.getsockname())
+            async with asyncio.timeout(PATIENCE_S):
+                while not passed:  # noqa: ASYNC110 – there is no event for it
+                    await asyncio.sleep(0)
+            assert (accepting.opening, accepting.opened, accepting.board[Word.CONNECTIONS]) == (
+                0,
+                0,
+                0,
+            )
+            accepting.pass_on = None
+            accepting.adopt(passed[0], lambda: Greeter(b"me"))
+            assert accepting.board[Word.CONNECTIONS] == 1
+            assert (await loop.run_in_executor(None, client.recv, 10)) == b"me"
+            assert accepting.board[Word.CONNECTIONS] == 0
+            client.close()
+            accepting.stop()
+
+    run(test())
+
+
+def accepting_on(loop: asyncio.AbstractEventLoop, **more: Any) -> Accepting:
+    usual: dict[str, Any] = {
+        "alone": False,
+        "begin": lambda: None,
+        "connections": (),
+        "board": Scoreboard(1).writer(0),
+        "in_line": True,
+    }
+    return Accepting(loop, **usual | more)
