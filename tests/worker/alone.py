@@ -74,14 +74,14 @@ class Alone:
         access_log: int | None = None,
         limits: str = "",
         inherited: bool = False,
-        common: Commons | None = None,
+        commons: Commons | None = None,
         seat: int = SEAT,
         on_trial: bool = False,
         **settings: Any,
     ) -> None:
-        self._closes = common is None
-        self.common = Commons() if common is None else common
-        self.board = self.common.board
+        self._closes = commons is None
+        self.commons = Commons() if commons is None else commons
+        self.board = self.commons.board
         self.seat = seat
         self._on_trial = on_trial
         (place / "served.py").write_text(textwrap.dedent(text))
@@ -103,14 +103,14 @@ class Alone:
         self.channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.channel.settimeout(PATIENCE_S)
         self.stacks = os.memfd_create("stacks")
-        common = self.common.files()
+        common = self.commons.files()
         files = {
             self._listener: self.listener.fileno(),
             "channel": theirs.fileno(),
             "stacks": self.stacks,
             "access_log": 1 if self._access_log is None else self._access_log,
         }
-        seen = (common, self.common.inboxes._unit_bytes, self.seat, self._on_trial)
+        seen = (common, self.commons.inboxes._unit_bytes, self.seat, self._on_trial)
         told = json.dumps([files, msgspec.to_builtins(self.settings), self._limits, seen])
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(
@@ -131,7 +131,7 @@ class Alone:
             self.process.kill()
         self.process.wait(PATIENCE_S)
         if self._closes:
-            self.common.close()
+            self.commons.close()
 
     def tell(self, message: contract.Message, *files: int) -> None:
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", files))]

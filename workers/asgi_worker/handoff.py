@@ -33,8 +33,11 @@ HOPS_MAX: Final = 2
 GRACE_S: Final = 0.2
 """An idle connection whose time ran out on its way here is read once before it is closed."""
 
-_GIVEN: Final = {Kind.FRESH: Word.GIVEN_FRESH, Kind.IDLE: Word.GIVEN_IDLE}
-_TAKEN: Final = {Kind.FRESH: Word.TAKEN_FRESH, Kind.IDLE: Word.TAKEN_IDLE}
+TAKES: Final = int(Word.TAKES)  # plain integers, as in ``ticking``
+BUSY: Final = int(Word.BUSY)
+RESCUED: Final = int(Word.RESCUED)
+_GIVEN: Final = {Kind.FRESH: int(Word.GIVEN_FRESH), Kind.IDLE: int(Word.GIVEN_IDLE)}
+_TAKEN: Final = {Kind.FRESH: int(Word.TAKEN_FRESH), Kind.IDLE: int(Word.TAKEN_IDLE)}
 
 log = logging.getLogger("asgi_worker")
 
@@ -62,7 +65,6 @@ class Handoff:
         """Take connections as they come, and say so."""
         self._taking = True
         self._watch()
-        self.say_whether_it_takes()
 
     def stop(self) -> None:
         """Take no more. What still comes waits for the next worker with this seat."""
@@ -81,8 +83,8 @@ class Handoff:
         server = self._server
         limit = server.limit_concurrency
         has_room = limit is None or server.count() < limit
-        takes = self._taking and has_room and not self.leaving
-        self._board[Word.TAKES] = VERSION if takes else 0
+        takes = self._taking and has_room and self._paused is None and not self.leaving
+        self._board[TAKES] = VERSION if takes else 0
 
     def take_all(self) -> bool:
         """Take what is in the inbox; whether there was anything."""
@@ -94,6 +96,7 @@ class Handoff:
     def _watch(self) -> None:
         self._paused = None
         self._server.loop.add_reader(self._inboxes.reader(self._seat), self._take_some)
+        self.say_whether_it_takes()
 
     def _unwatch(self) -> None:
         self._server.loop.remove_reader(self._inboxes.reader(self._seat))
@@ -120,6 +123,7 @@ class Handoff:
             accepting.failed(error)
             self._unwatch()
             self._paused = self._server.loop.call_later(PAUSE_S, self._watch)
+            self.say_whether_it_takes()
             return False
         if taken is None:
             return False
@@ -129,7 +133,7 @@ class Handoff:
         board = self._board
         board[_TAKEN[handed.kind]] += 1
         if handed.rescued:
-            board[Word.RESCUED] += 1
+            board[RESCUED] += 1
         if not self._passed_on(handed, descriptor):
             idle_until = 0.0
             if handed.kind is Kind.IDLE:
@@ -178,7 +182,7 @@ class Handoff:
         connection.closing = True
         connection.transport.abort()  # neither loop shuts the socket down
         self._server.lost(connection)
-        self._board[Word.GIVEN_IDLE] += 1
+        self._board[_GIVEN[Kind.IDLE]] += 1
         return True
 
     def move(self, connection: HttpConnection) -> None:
@@ -204,11 +208,13 @@ class Handoff:
         """See how the others do, and give them some idle connections if they have too little."""
         server, siblings = self._server, self._siblings
         siblings.refresh()
-        siblings.have_ended(server.accepting.opened - server.count() - self._board[Word.GIVEN_IDLE])
+        siblings.have_ended(
+            server.accepting.opened - server.count() - self._board[_GIVEN[Kind.IDLE]]
+        )
         server.accepting.patient = siblings.patient
         if self.on_trial or server.draining:
             return
-        self._to_shed = siblings.to_shed(server.count(), self._board[Word.BUSY])
+        self._to_shed = siblings.to_shed(server.count(), self._board[BUSY])
         if self._to_shed:
             for connection in self._idle():
                 if not self._give(self._to_shed[-1], connection):
