@@ -50,6 +50,10 @@ class Board:
         """The sum of these figures over all seats."""
         return sum(getattr(one, figure) for one in self.seats() for figure in figures)
 
+    def rests(self) -> bool:
+        """Whether nobody has anything to do, and promises to look after that only seldom."""
+        return all(one.promise_ns - one.stamp_ns > 0.5e9 for one in self.seats())
+
     def until_connections(self, count: int) -> None:
         """Until the workers have so many together, and have told."""
         until(lambda: self.total("connections") == count, f"{count} connections are told of")

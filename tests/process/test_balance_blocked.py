@@ -150,10 +150,10 @@ def test_nor_where_one_worker_is_left() -> None:
 
 @pytest.mark.parametrize("family", ["tcp", "unix"])
 def test_nor_where_those_who_were_stopped_had_nothing_to_do(family: str) -> None:
-    """They have promised nothing for the next second, so nobody can know it at once."""
+    """They need not turn for a second, so that nobody can tell it by the clock."""
 
     def attempt() -> float:
-        board.until_connections(0)
+        until(board.rests, "all rest")
         with all_but_one_stopped(front):
             knocks = asyncio.run(many(front.address, BURST))
         until(lambda: not [one for one in board.seats() if one.connections], "all have left")

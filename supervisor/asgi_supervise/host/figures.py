@@ -1,28 +1,55 @@
-"""What the workers write of themselves into the scoreboard, as the policies see it."""
+"""What the workers write of themselves into the scoreboard, as the policies see it.
+
+With one exception they are believed. A worker with nothing to do promises for a whole second, and
+meanwhile others give it connections. If it hangs in that second, these would wait until it is over;
+but that nothing is taken out of its inbox can be seen from outside, and then the promise does not
+count.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from asgi_supervise.policy import vocabulary as v
+from asgi_worker.inbox import Inboxes
 from asgi_worker.scoreboard import Scoreboard, State, Word
 
 
-def seen(scoreboard: Scoreboard, seats: Mapping[int, int]) -> v.FiguresSeen:
-    """The figures of workers, by number, that have these ``seats``."""
-    figures = {}
-    resting = True
-    for worker, seat in seats.items():
-        words = scoreboard.writer(seat)
-        if promise_ns := words[Word.PROMISE_NS]:
-            connections, in_flight = words[Word.CONNECTIONS], words[Word.IN_FLIGHT]
-            figures[worker] = v.Figures(
-                promise=promise_ns / 1e9,
-                connections=connections,
-                in_flight=in_flight,
-                lag_s=words[Word.LAG_NS] / 1e9,
-                busy=words[Word.BUSY] / 1000,
-                accepts=words[Word.STATE] == State.READY,
-            )
-            resting = resting and connections == in_flight == 0
-    return v.FiguresSeen(figures, resting)
+class Looks:
+    """The looks of the master at the scoreboard, one after the other."""
+
+    def __init__(self, scoreboard: Scoreboard, inboxes: Inboxes) -> None:
+        self._scoreboard = scoreboard
+        self._inboxes = inboxes
+        self._looked_at = 0.0
+        self._had_waiting: dict[int, tuple[int, int, int]] = {}
+        """At the last look, of those in whose inbox there was something: what changes if they do
+        anything."""
+
+    def look(self, seats: Mapping[int, int], now: float) -> v.FiguresSeen:
+        """The figures of workers, by number, that have these ``seats``."""
+        figures = {}
+        had_waiting, self._had_waiting = self._had_waiting, {}
+        resting = True
+        for worker, seat in seats.items():
+            words = self._scoreboard.writer(seat)
+            if promise_ns := words[Word.PROMISE_NS]:
+                promise = promise_ns / 1e9
+                waiting = self._inboxes.waiting(seat)
+                if waiting:
+                    done = words[Word.STAMP_NS], words[Word.TAKEN_FRESH], words[Word.TAKEN_IDLE]
+                    if had_waiting.get(worker) == done:
+                        promise = min(promise, self._looked_at)
+                    self._had_waiting[worker] = done
+                connections, in_flight = words[Word.CONNECTIONS], words[Word.IN_FLIGHT]
+                figures[worker] = v.Figures(
+                    promise=promise,
+                    connections=connections,
+                    in_flight=in_flight,
+                    lag_s=words[Word.LAG_NS] / 1e9,
+                    busy=words[Word.BUSY] / 1000,
+                    accepts=words[Word.STATE] == State.READY,
+                )
+                resting = resting and connections == in_flight == waiting == 0
+        self._looked_at = now
+        return v.FiguresSeen(figures, resting)

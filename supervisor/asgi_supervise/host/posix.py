@@ -14,9 +14,10 @@ import traceback
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from asgi_supervise.host import children, figures, sharing, signals, stacks, template
+from asgi_supervise.host import children, sharing, signals, stacks, template
 from asgi_supervise.host.cgroup import MemoryKills
 from asgi_supervise.host.child import Child, Refused, attempting, what_is_wrong
+from asgi_supervise.host.figures import Looks
 from asgi_supervise.host.rescue import Rescue
 from asgi_supervise.host.sockets import Listeners
 from asgi_supervise.host.template import Blueprint
@@ -76,6 +77,7 @@ class PosixHost:
         self._selector = selectors.DefaultSelector()
         self._signals = signals.SignalPipe()
         self._selector.register(self._signals.reader, selectors.EVENT_READ)
+        self._looks = Looks(scoreboard, inboxes)
         self._rescue = Rescue(listeners, inboxes, scoreboard, self._selector)
 
     def now(self) -> float:
@@ -189,7 +191,7 @@ class PosixHost:
 
     def look_at_figures(self) -> None:
         seats = {worker: child.seat for worker, child in self._workers.items()}
-        self._happened.append(figures.seen(self._scoreboard, seats))
+        self._happened.append(self._looks.look(seats, self.now()))
 
     def dump_stacks(self, generation: int, worker: int | None) -> None:
         if child := self._child(generation, worker):
