@@ -20,9 +20,11 @@ from asgi_worker.balance import (
     HOT,
     LATE_NS,
     MOST,
+    YOUNG_TICKS,
     Cost,
     Load,
     Siblings,
+    Young,
     by_share,
     emptiest,
     gap,
@@ -227,6 +229,21 @@ def test_a_gap_is_wide_only_while_cheap_connections_come_and_go() -> None:
         siblings.have_ended(100_000)
         assert siblings.for_fresh(6) is None
         assert not siblings.patient
+
+
+def test_connections_that_end_young_are_counted_once() -> None:
+    young = Young()
+    early, late, old = object(), object(), object()
+    young.came(old)
+    for _ in range(YOUNG_TICKS):
+        young.age()
+    young.came(early)
+    for _ in range(YOUNG_TICKS):
+        young.age()
+    young.came(late)
+    for connection in (old, early, late, late):
+        young.lost(connection)
+    assert young.ended == 2
 
 
 # Idle connections of a worker that leaves.

@@ -102,8 +102,6 @@ class Accepting:
         worker has it, and it is closed here."""
         self.patient = False
         """Whether to take one a turn everywhere, since others may have time for what is left."""
-        self.opened = 0
-        """Connections that were ours so far."""
         self.line = line_of(loop) if in_line else None
         """Where workers wait in line at the queues, and at those of neighbours too."""
         self.queues: list[Queue] = []
@@ -131,7 +129,6 @@ class Accepting:
         """
         sock = socket.socket(family, socket.SOCK_STREAM, 0, descriptor)
         self.opening += 1
-        self.opened += 1
         self.tell()
         opening: Opening = self.loop.connect_accepted_socket(make, sock)
         try:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 LATELY_S: Final = 0.5
 """How far back it counts what connections cost."""
+YOUNG_TICKS: Final = 5
+"""A connection is young for so many ticks at least, and twice as many at most."""
 FREQUENT: Final = 100.0
 """Connections a second that may be handed over whatever that costs: a hundredth of a processor."""
 CHEAP_S: Final = 0.001
@@ -151,10 +153,42 @@ def gap(cost_s: float) -> int:
     return GAP if cost_s >= CHEAP_S else round(GAP * CHEAP_S / cost_s)
 
 
-class Cost:
-    """How long connections occupy a processor, from first to last: lately, and on average.
+class Young:
+    """The connections that came lately, so that those can be counted that end so soon.
 
-    Infinitely long, as long as few of them end.
+    When thousands that stayed for hours end at once, they do not come and go by the hundred: those
+    that come in their place may stay as long, and are worth being spread.
+    """
+
+    def __init__(self) -> None:
+        self.ended = 0
+        """How many ended young so far."""
+        self._ticks = 0
+        self._now: set[object] = set()
+        self._before: set[object] = set()
+
+    def came(self, connection: object) -> None:
+        """It is open."""
+        self._now.add(connection)
+
+    def lost(self, connection: object) -> None:
+        """It is closed, or another worker has it."""
+        for young in (self._now, self._before):
+            if connection in young:
+                young.remove(connection)
+                self.ended += 1
+
+    def age(self) -> None:
+        """Time has passed. For every tick."""
+        self._ticks += 1
+        if self._ticks % YOUNG_TICKS == 0:
+            self._before, self._now = self._now, set()
+
+
+class Cost:
+    """How long short connections occupy a processor, from first to last: lately, and on average.
+
+    Infinitely long, as long as there are few.
     """
 
     def __init__(self, now: float) -> None:
@@ -163,7 +197,7 @@ class Cost:
         self._ended_per_s = 0.0
 
     def seen(self, now: float, ended: int, busy: int) -> float:
-        """The cost, in seconds, when ``ended`` connections have ended so far."""
+        """The cost, in seconds, when ``ended`` connections have ended young so far."""
         passed_s = max(now - self._seen_at, 0.001)
         per_s = (ended - self._ended) / passed_s
         self._ended_per_s += (per_s - self._ended_per_s) * min(passed_s / LATELY_S, 1.0)
@@ -217,7 +251,7 @@ class Siblings:
         return self._exact and self._gap == GAP
 
     def have_ended(self, ended: int) -> None:
-        """Note how many of our connections were closed so far. For every tick."""
+        """Note how many of our connections have ended young so far. For every tick."""
         self._gap = gap(self._cost.seen(time.monotonic(), ended, self._busy[self._seat]))
 
     def refresh(self) -> None:

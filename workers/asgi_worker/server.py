@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from asgi_worker import tasks
 from asgi_worker.accepting import Accepting, Whose
-from asgi_worker.balance import Siblings
+from asgi_worker.balance import Siblings, Young
 from asgi_worker.draining import Draining
 from asgi_worker.handoff import Handoff
 from asgi_worker.protocols.forwarded import TrustedProxies
@@ -90,6 +90,7 @@ class Server:
         """Called when the first connection comes after a rest."""
         self.log = logging.getLogger("asgi_worker")
         self.connections: set[Connection] = set()
+        self.young = Young()
         self.tasks: set[asyncio.Task[Any]] = set()
         self.requests = 0
         self.errors = 0
@@ -254,11 +255,13 @@ class Server:
     def came(self, connection: Connection) -> None:
         """``connection`` is open."""
         self.connections.add(connection)
+        self.young.came(connection)
         self.tell_count()
 
     def lost(self, connection: Connection) -> None:
         """``connection`` is closed, or another worker has it."""
         self.connections.discard(connection)
+        self.young.lost(connection)
         self.tell_count()
         if self._draining is not None:
             self._draining.lost()
@@ -327,11 +330,8 @@ class Server:
         """Serve a connection that was accepted elsewhere; ``idle_until`` is 0 if it is fresh."""
         self.accepting.adopt(descriptor, functools.partial(self._connection, None, idle_until))
 
-    def _connection(
-        self, local: Address | None = None, idle_until: float = 0.0
-    ) -> asyncio.Protocol:
-        connection = HttpConnection(self, local, idle_until)
-        return cast("asyncio.Protocol", connection)  # has its methods, needs no base
+    def _connection(self, local: Address | None, idle_until: float = 0.0) -> asyncio.Protocol:
+        return cast("asyncio.Protocol", HttpConnection(self, local, idle_until))  # by its methods
 
     async def drain(self, budget_s: float, *, successor: bool) -> None:
         """Stop accepting, then end every connection and request within ``budget_s`` seconds.

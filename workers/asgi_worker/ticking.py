@@ -87,6 +87,7 @@ class Ticker:
         if busy or not self.resting:
             self._look_after(stamp_ns / 1e9, lag_ns)
         board[BUSY] = self._busy(stamp_ns)
+        server.young.age()
         if server.handoff is not None:
             server.handoff.tick()
         self.resting = not busy
