@@ -47,7 +47,7 @@ def measure(case: Case, running: Running, seconds: int) -> Sample:
             return _measure_echo(case, running, seconds)
         verify(case, running.port)
         logged_before = running.lines_logged() if case.access_log else 0
-        sample = _measure_http(case, running, seconds)
+        sample = measure_http(case, running, seconds)
         if case.access_log:
             _expect_lines(running, logged_before + sample.count)
         return sample
@@ -80,7 +80,8 @@ def verify(case: Case, port: int) -> None:
         connection.close()
 
 
-def _measure_http(case: Case, running: Running, seconds: int) -> Sample:
+def measure_http(case: Case, running: Running, seconds: int) -> Sample:
+    """Only the load, nothing of which is looked at but the statuses. Raises CannotServe, Failed."""
     command = [tool("wrk") or "wrk", "-t1", f"-c{case.connections}", f"-d{seconds * case.length}s"]
     command += ["--timeout", "10s", "-s", str(SOURCES / "load.lua")]
     for line in case.headers:

@@ -1,20 +1,23 @@
 """What the balance costs where it has nothing to do: the hot path with and without it.
 
-Both run at the same time on the same core, with two workers each, and are measured one after the
-other in every round; which comes first changes. Two processes of the same program differ by some
-per cent through their layout in memory alone, so that each round starts new ones and the figure is
-the median of the ratios of all rounds, shown with the error that is left of it.
+Both servers run on the same core, with two workers each, and are under load at the same time, so
+that whatever else happens to the machine happens to both; what a request costs is seen from the
+processor time of each. Two processes of the same program differ by some per cent through their
+layout in memory alone, so that each round starts new ones and the figure is the median of the
+ratios of all rounds, shown with the error that is left of it.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median, stdev
 
 from tests.benchmarks.cases import CASES, Case
 from tests.benchmarks.contest import OFF, say, standing_by
-from tests.benchmarks.load import Failed, measure
+from tests.benchmarks.load import measure_http, verify
 from tests.benchmarks.report import table
 from tests.benchmarks.servers import APP, OURS, CannotServe, Server
 
@@ -33,6 +36,7 @@ Costs = dict[Case, list[tuple[float, float]]]
 def measure_price(rounds: int, seconds: int, core: int, directory: Path) -> Costs:
     """The load is where this process is bound to. Raises CannotServe, Failed."""
     costs: Costs = {case: [] for case in HOT}
+    pool = ThreadPoolExecutor(len(SERVERS))  # of threads that wait
     for number in range(rounds):
         order = SERVERS if number % 2 == 0 else SERVERS[::-1]
         place = directory / f"price-{number}"
@@ -40,13 +44,12 @@ def measure_price(rounds: int, seconds: int, core: int, directory: Path) -> Cost
             if len(ready) < len(SERVERS):
                 raise CannotServe("did not start twice on one core")
             for case in HOT:
-                cpu_us = {}
-                for server, running in ready.items():
-                    try:
-                        cpu_us[server] = measure(case, running, seconds).cpu_us
-                    except Failed as reason:
-                        raise Failed(f"{server.name}, {case.name}: {reason}") from reason
-                costs[case].append((cpu_us[SERVERS[0]], cpu_us[SERVERS[1]]))
+                for server in SERVERS:
+                    verify(case, ready[server].port)
+                load = functools.partial(measure_http, case, seconds=seconds)
+                samples = pool.map(load, (ready[server] for server in SERVERS))
+                ours, plain = (sample.cpu_us for sample in samples)
+                costs[case].append((ours, plain))
                 say("price", SERVERS[0], f"{case.name:6} {_ratio(costs[case][-1]):.3f}")
     return costs
 
