@@ -320,6 +320,41 @@ def test_what_arrives_while_it_leaves_goes_on(run: Run) -> None:
     run(test())
 
 
+def test_what_is_no_plain_request_any_more_stays(run: Run) -> None:
+    """A WebSocket is closed, for its client to come again; what lingers is closed in its time."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await whose(scope, receive, send)
+            return
+        await receive()
+        await send({"type": "websocket.accept"})
+        assert await receive() == {"type": "websocket.disconnect", "code": 1012, "reason": ""}
+
+    upgrade = "Connection: upgrade\r\nUpgrade: "
+    websocket = "websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: " + "x" * 22 + "=="
+    head = "GET / HTTP/1.1\r\nHost: test\r\n"
+
+    async def test() -> None:
+        async with Fleet(app) as fleet:
+            socket, other, wrong = [await fleet.connect() for _ in range(3)]
+            await socket.write(f"{head}{upgrade}{websocket}\r\n\r\n".encode())
+            assert b"101 Switching" in await socket.read_until(b"\r\n\r\n")
+            await other.write(f"{head}{upgrade}h2c\r\n\r\n".encode())
+            assert (await other.read_response())[2] == b"0"
+            await wrong.write(b"GET / HTTP/1.1\r\n\r\n")
+            assert (await wrong.read_response())[0] == b"HTTP/1.1 400 Bad Request"
+            leaving = leave(fleet.servers[0])
+            assert await socket.read_exactly(4) == b"\x88\x02\x03\xf4"
+            socket.close()
+            await leaving
+            assert await wrong.read_to_end() == b""
+            assert await served_by(other) == 1
+            assert fleet.reading(0).given_idle == fleet.reading(1).taken_idle == 1
+
+    run(test())
+
+
 def test_old_clients_and_closing_ones_are_served_as_ever(run: Run) -> None:
     _there, gate, app = gated("/slow")
 

@@ -137,7 +137,7 @@ class Handoff:
         if not self._passed_on(handed, descriptor):
             idle_until = 0.0
             if handed.kind is Kind.IDLE:
-                idle_until = max(handed.idle_until, self._server.now + GRACE_S)
+                idle_until = max(handed.idle_until, self._server.loop.time() + GRACE_S)
             self._server.adopt(descriptor, idle_until)
         return True
 
