@@ -146,6 +146,28 @@ def test_requests_that_came_together_are_answered_together(run: Run) -> None:
     run(test())
 
 
+def test_a_long_upload_is_read_to_its_end_and_what_follows_it_too(run: Run) -> None:
+    body = bytes(range(256)) * 400
+
+    async def test() -> None:
+        async with Fleet(whose) as fleet:
+            wire = await fleet.connect()
+            head = b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: %d\r\n\r\n" % len(body)
+            await wire.write(head + body[:-1])
+            await fleet.eventually(lambda: fleet.servers[0].tasks, "it is called")
+            leaving = leave(fleet.servers[0])
+            await asyncio.sleep(0.2)
+            assert not leaving.done()
+            await wire.write(body[-1:] + b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            for expected in (b"0" + body, b"0"):
+                _, fields, received = await wire.read_response()
+                assert (received, b"connection" in fields) == (expected, False)
+            await leaving
+            assert await served_by(wire) == 1
+
+    run(test())
+
+
 def test_a_response_that_is_not_read_yet_keeps_its_connection(run: Run) -> None:
     body = bytes(range(256)) * 65536
 
