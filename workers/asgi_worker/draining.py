@@ -148,6 +148,7 @@ class Draining:
         """Wait until no connection and no task is left; whether that came in time."""
         server = self._server
         while server.count() or server.tasks or self._empty_inbox():
+            self._all_gone = all_gone = self._loop.create_future()
             if server.moving:
                 self._move()
             self._tell()
@@ -157,8 +158,7 @@ class Draining:
             left_s = self._left_s(notice=notice)
             if left_s <= 0:
                 return False
-            self._all_gone = self._loop.create_future()
-            await asyncio.wait((self._all_gone,), timeout=min(left_s, SETTLE_S))
+            await asyncio.wait((all_gone,), timeout=min(left_s, SETTLE_S))
         return True
 
 
