@@ -4,18 +4,22 @@
 
 from __future__ import annotations
 
+import io
 import itertools
+import logging
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
+from asgi_supervise.host.rescue import REFUSED_S
 from asgi_supervise.policy import vocabulary as v
 from tests.host import contract
 from tests.host.contract import Stage
-from tests.host.posix import only_child
+from tests.host.posix import only_child, others, with_one_that_waits
 from tests.host.proc import await_that, children, descriptors
 
 FORK = "fork,vfork,clone,clone3"
@@ -126,12 +130,37 @@ def interruptions_go_unnoticed(stage: Stage) -> None:
     assert children() == []
 
 
+def who_cannot_be_rescued_now_waits_on(stage: Stage) -> None:
+    said = io.StringIO()
+    logging.basicConfig(stream=said, format="%(message)s")
+    _, client = with_one_that_waits(stage)
+    with client:
+        for what, wait_s in (
+            ("epoll_ctl:error=ENOSPC:when=2", REFUSED_S / 2),
+            ("accept4:error=ENFILE", 3 * REFUSED_S),
+        ):
+            stage.host.rescue((), (), ())
+            with injected(os.getpid(), what):
+                before_s = time.process_time()
+                stage.host.rescue((0,), (0,), (2,))
+                assert stage.host.wait(stage.host.now() + wait_s) == []
+                assert time.process_time() - before_s < wait_s / 3
+            assert stage.blueprint.inboxes.waiting(1) == 0, what
+        stage.nothing_happens()
+        assert others(stage, 1) == [client.getsockname()]
+    assert [line.split(": ")[1].split(";")[0] for line in said.getvalue().splitlines()] == [
+        "No space left on device",
+        "Too many open files in system",
+    ]
+
+
 SCENARIOS: dict[str, Callable[[Stage], None]] = {
     scenario.__name__: scenario
     for scenario in (
         the_master_survives_what_is_refused,
         a_template_survives_what_is_refused,
         interruptions_go_unnoticed,
+        who_cannot_be_rescued_now_waits_on,
     )
 }
 

@@ -183,9 +183,6 @@ class Rescue:
     def _watch(self, now: float) -> None:
         """Let the sources wake the master, or none of them in a pause."""
         wanted = set(self._sources) if self.resumes == math.inf else set()
-        for reader in self._watched - wanted:
-            self._selector.unregister(reader)
-            self._watched.remove(reader)
         try:
             for reader in wanted - self._watched:
                 self._selector.register(reader, selectors.EVENT_READ)
@@ -193,6 +190,10 @@ class Rescue:
         except OSError as error:
             self.resumes = now + REFUSED_S
             self._complain(error)
+            wanted = set()
+        for reader in self._watched - wanted:
+            self._selector.unregister(reader)
+            self._watched.remove(reader)
 
     def _complain(self, error: OSError) -> None:
         """Once for each time that there is something to rescue."""
