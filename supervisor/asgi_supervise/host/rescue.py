@@ -34,7 +34,7 @@ from asgi_worker.scoreboard import Scoreboard, Word
 log = logging.getLogger("asgi_supervise")
 
 MOST_AT_ONCE: Final = 128
-"""Connections in one turn of the master: about two milliseconds."""
+"""Connections in one turn of the master: a few milliseconds."""
 NO_ROOM_S: Final = 0.05
 """A pause, after which it is looked again whether somebody has room …"""
 REFUSED_S: Final = 0.1
