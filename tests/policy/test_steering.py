@@ -19,7 +19,9 @@ from tests.policy.stage import Stage, serving
 
 SOON_S = 0.3
 loads = st.lists(
-    st.none() | st.builds(Load, st.integers(0, 20_000), st.floats(0, 16)), min_size=1, max_size=64
+    st.none() | st.builds(Load, st.integers(0, 20_000), st.floats(0, 16), st.floats(0, 60)),
+    min_size=1,
+    max_size=64,
 )
 
 
@@ -46,6 +48,8 @@ def test_if_nobody_accepts_all_are_alike() -> None:
         ([Load(4000, 0.0), Load(4000, 0.0), Load(0, 0.0)], (11, 11, MOST)),
         ([Load(0, 1.0), Load(0, 0.0)], (10, 48)),
         ([Load(2, 0.1), Load(0, 0.0)], (12, 22)),
+        ([Load(0, 0.0, 0.2), Load(0, 0.0, 0.0)], (10, 48)),
+        ([Load(0, 0.0, 0.01), Load(0, 0.0, 0.0)], (15, 18)),
         ([Load(10**9, 16.0), *[Load(0, 0.0)] * 63], (1, *[MOST] * 63)),
     ],
 )
@@ -62,7 +66,7 @@ def test_somebody_gets_it_and_those_who_accept_get_some(load: Sequence[Load | No
         assert [weight > 0 for weight in found] == [one is not None for one in load]
     known = [(one, weight) for one, weight in zip(load, found, strict=True) if one is not None]
     for (one, weight), (other, others) in itertools.pairwise(known):
-        if one.connections >= other.connections and one.busy >= other.busy:
+        if all(mine >= theirs for mine, theirs in zip(one, other, strict=True)):
             assert weight <= others
 
 
@@ -142,6 +146,16 @@ def test_a_new_worker_among_loaded_ones_gets_more() -> None:
     stage.until(lambda: stage.host.weights != ())
     few, many = stage.host.weights
     assert many >= CLEARLY * few
+
+
+def test_requests_in_flight_and_a_loop_that_is_late_count() -> None:
+    for figures in (v.Figures(0.0, 200, in_flight=200), v.Figures(0.0, 200, lag_s=0.2)):
+        stage = serving()
+        burden(stage, 1, 200)
+        stage.host.workers[stage.host.in_slot(0)].figures = figures
+        stage.until(lambda stage=stage: bool(steered(stage)))  # type: ignore[misc]
+        few, many = stage.host.weights
+        assert many >= CLEARLY * few
 
 
 def test_a_slot_that_pauses_after_a_crash_gets_no_new_connections() -> None:

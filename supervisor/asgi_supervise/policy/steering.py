@@ -28,7 +28,9 @@ MOST = 4 * WHOLE
 CHANCE_CONNECTIONS = 8
 """A few connections more or less are chance …"""
 CHANCE_BUSY = 0.25
-"""… as is so much of a processor."""
+"""… as is so much of a processor …"""
+CHANCE_LAG_S = 0.05
+"""… or of a delay."""
 CLEARLY = 1.5
 """The factor by which a weight must differ to be replaced."""
 
@@ -37,8 +39,11 @@ class Load(NamedTuple):
     """What the worker of a slot has to do."""
 
     connections: int
+    """Those with a request in the application count twice."""
     busy: float
     """Processors it used lately."""
+    lag_s: float = 0.0
+    """How late its loop was lately."""
 
 
 def weights(loads: Sequence[Load | None]) -> tuple[int, ...]:
@@ -51,23 +56,22 @@ def weights(loads: Sequence[Load | None]) -> tuple[int, ...]:
         return tuple(WHOLE for _ in loads)
     connections = sum(load.connections for load in known) / len(known) + CHANCE_CONNECTIONS
     busy = sum(load.busy for load in known) / len(known) + CHANCE_BUSY
+    lag_s = sum(load.lag_s for load in known) / len(known) + CHANCE_LAG_S
 
     def weight(load: Load | None) -> int:
         if load is None:
             return 0
         fewer = connections / (load.connections + CHANCE_CONNECTIONS)
         idler = busy / (load.busy + CHANCE_BUSY)
-        return max(1, min(MOST, round(WHOLE * fewer * idler)))
+        sooner = lag_s / (load.lag_s + CHANCE_LAG_S)
+        return max(1, min(MOST, round(WHOLE * fewer * idler * sooner)))
 
     return tuple(weight(load) for load in loads)
 
 
 def clearly_differ(one: Sequence[int], other: Sequence[int]) -> bool:
     """Whether the one weights would steer clearly otherwise than the others."""
-    return any(
-        a != b and (a == 0 or b == 0 or max(a, b) >= CLEARLY * min(a, b))
-        for a, b in zip(one, other, strict=True)
-    )
+    return any(a != b and max(a, b) >= CLEARLY * min(a, b) for a, b in zip(one, other, strict=True))
 
 
 class Steering:
@@ -113,7 +117,9 @@ class Steering:
         if worker is None:
             return None
         figures = self._figures.get(worker.number)
-        return Load(0, 0.0) if figures is None else Load(figures.connections, figures.busy)
+        if figures is None:
+            return Load(0, 0.0)
+        return Load(figures.connections + figures.in_flight, figures.busy, figures.lag_s)
 
     def _wanted_rescue(self, rules: Rules, able: list[Worker], deserted: list[int]) -> v.Rescue:
         if not able:
