@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from math import inf, sqrt
+from math import sqrt
 
 import pytest
 from hypothesis import given, settings
@@ -20,14 +20,13 @@ from asgi_worker.balance import (
     HOT,
     LATE_NS,
     MOST,
-    YOUNG_TICKS,
-    Cost,
+    OCCUPIED,
+    WIDE_GAP,
     Load,
     Siblings,
-    Young,
+    Turnover,
     by_share,
     emptiest,
-    gap,
     surplus,
 )
 from asgi_worker.inbox import VERSION, Handed, Inboxes, Kind
@@ -198,52 +197,76 @@ def test_a_burst_is_balanced_whoever_accepts_it(before: list[int], seed: int) ->
     assert max(now) - min(now) <= max(max(before) - min(before), 1)
 
 
-# What a connection costs.
+# Connections that soon end.
 
 
-def test_what_is_cheap_need_not_be_exact() -> None:
-    assert gap(inf) == gap(CHEAP_S) == GAP
-    assert gap(CHEAP_S / 10) == 10 * GAP
-
-
-def test_connections_that_stay_are_worth_being_handed_over() -> None:
-    cost = Cost(0.0)
+def turnover(*, came: float, ended: float, busy: int) -> Turnover:
+    """After five seconds with so many connections a second."""
+    seen = Turnover(0.0)
     for tick in range(1, 50):
-        assert cost.seen(tick / 10, ended=tick * int(FREQUENT * 0.9) // 10, busy=1000) == inf
+        seen.seen(tick / 10, int(tick * came / 10), int(tick * ended / 10), busy)
+    return seen
 
 
-def test_connections_cost_what_the_processor_does_while_they_come_and_go() -> None:
-    cost = Cost(0.0)
-    seen = [cost.seen(tick / 10, ended=tick * 200, busy=500) for tick in range(1, 50)]
-    assert seen[-1] == pytest.approx(0.5 / 2000, rel=0.01)
-    assert cost.seen(5.1, ended=9800, busy=0) < 0.0001, "a loop that just went idle"
-    assert cost.seen(9.0, ended=9800, busy=0) == inf
+@pytest.mark.parametrize(
+    ("came", "ended", "busy", "expected"),
+    [
+        (1000, 0, 1000, GAP),  # a burst of those that stay
+        (1000, 400, 1000, GAP),
+        (1000, 600, 1000, WIDE_GAP),
+        (20, 15, OCCUPIED, WIDE_GAP),
+        (20, 15, OCCUPIED - 1, GAP),  # who takes one has time for it
+        (2 * FREQUENT, 1.5 * FREQUENT, 0, WIDE_GAP),
+        (0, 0, 1000, GAP),
+    ],
+)
+def test_it_need_not_be_exact_for_what_soon_ends(
+    came: float, ended: float, busy: int, expected: int
+) -> None:
+    assert turnover(came=came, ended=ended, busy=busy).gap == expected
 
 
-def test_a_gap_is_wide_only_while_cheap_connections_come_and_go() -> None:
+@pytest.mark.parametrize(
+    ("ended", "busy", "expected"),
+    [
+        (1000, int(CHEAP_S * 1e6), True),
+        (1000, int(CHEAP_S * 1e6) - 10, False),
+        (FREQUENT - 10, 1, True),
+        (0, 0, True),
+    ],
+)
+def test_each_is_worth_a_turn_if_it_is_dear_or_rare(
+    ended: float, busy: int, expected: bool
+) -> None:
+    assert turnover(came=ended, ended=ended, busy=busy).patient == expected
+
+
+def test_what_was_is_soon_forgotten() -> None:
+    seen = turnover(came=1000, ended=1000, busy=500)
+    assert not seen.patient
+    for tick in range(50, 75):
+        seen.seen(tick / 10, 4900 + 100 * (tick - 49), 4900, 500)
+    assert (seen.gap, seen.patient) == (GAP, True)
+
+
+def test_siblings_see_what_soon_ends() -> None:
     with place(0, 2) as there:
-        there.set(MINE, Word.BUSY, 1)
+        there.set(MINE, Word.BUSY, OCCUPIED)
         siblings = there.siblings()
         assert siblings.for_fresh(6) == 1
         assert siblings.patient
-        siblings.have_ended(100_000)
-        assert siblings.for_fresh(6) is None
+        siblings.have_come(100_000, 100_000)
+        assert siblings.for_fresh(2 + WIDE_GAP - 1) is None
+        assert siblings.for_fresh(2 + WIDE_GAP) == 1
         assert not siblings.patient
 
 
-def test_connections_that_end_young_are_counted_once() -> None:
-    young = Young()
-    early, late, old = object(), object(), object()
-    young.came(old)
-    for _ in range(YOUNG_TICKS):
-        young.age()
-    young.came(early)
-    for _ in range(YOUNG_TICKS):
-        young.age()
-    young.came(late)
-    for connection in (old, early, late, late):
-        young.lost(connection)
-    assert young.ended == 2
+def test_there_is_no_need_for_patience_without_others() -> None:
+    with place(0, 2) as there:
+        assert there.siblings().patient
+        assert not there.siblings(exact=False).patient
+        there.set(1, Word.TAKES, 0)
+        assert not there.siblings().patient
 
 
 # Idle connections of a worker that leaves.

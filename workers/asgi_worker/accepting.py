@@ -9,7 +9,8 @@ It is also the cheaper way. libuv accepts one connection a turn; connections tha
 turn share all that a turn costs, a quarter of what a connection with one request does. Whether
 there is more is asked by ``poll``: an ``accept`` that finds nothing costs ten times as much,
 because the kernel makes the socket first. Where others wait at the same queue, one is taken a turn,
-so that they get theirs; and everywhere if connections cost so much that this is worth it.
+so that they get theirs. If connections cost so much that this is worth it, it is one a turn of all
+queues, and after all else in that turn: what others may have time for sooner is not taken before.
 
 A worker helps out at the queues of some neighbours, when they have no time (:mod:`exclusive`).
 
@@ -101,7 +102,9 @@ class Accepting:
         """Called with each descriptor that was accepted, before it is counted. ``True``: another
         worker has it, and it is closed here."""
         self.patient = False
-        """Whether to take one a turn everywhere, since others may have time for what is left."""
+        """Whether to take one a turn, since others may have time for what is left."""
+        self._next: Queue | None = None
+        """From which that one is to be taken."""
         self.line = line_of(loop) if in_line else None
         """Where workers wait in line at the queues, and at those of neighbours too."""
         self.queues: list[Queue] = []
@@ -148,6 +151,18 @@ class Accepting:
     def tell(self) -> None:
         """Let the others see how many connections we have; for who closes one, too."""
         self.board[CONNECTIONS] = len(self.connections) + self.opening
+
+    def take_later(self, queue: Queue) -> None:
+        """Take one from ``queue`` when all else in this turn is done; from our own, if it asks."""
+        if self._next is None:
+            self.loop.call_soon(self._take_next)
+        if self._next is None or queue.whose is Whose.OWN:
+            self._next = queue
+
+    def _take_next(self) -> None:
+        queue, self._next = self._next, None
+        if queue is not None:
+            queue.take_if_any()
 
     def pause(self) -> None:
         """Take no more connections."""
@@ -271,10 +286,21 @@ class Queue:
         found = self._poll.poll(0)
         return bool(found) and not found[0][1] & select.POLLHUP
 
+    def take_if_any(self) -> None:
+        """Take one, if it is still there and we still take any."""
+        if self._watched and self._has_more():
+            self._take_at_once(1)
+
     def _take_some(self) -> None:
         """The loop says that there is something in the queue."""
         self.accepting.begin()
-        for number in range(1 if self.accepting.patient else self.batch):
+        if self.accepting.patient:
+            self.accepting.take_later(self)
+        else:
+            self._take_at_once(self.batch)
+
+    def _take_at_once(self, most: int) -> None:
+        for number in range(most):
             if number and not self._has_more():
                 break
             if not self._take():

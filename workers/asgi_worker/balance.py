@@ -5,8 +5,8 @@ nobody to be asked, and nobody whose word is late. Three questions, from the mos
 frequent:
 
 * Who shall have a connection that was just accepted? Whoever has the fewest, if that is fewer by
-  more than one. So the balance is exact, even where connections live for hours. Only where
-  they come and go by the hundred, and cost hardly more than handing over does, it may be less so.
+  more than one. So the balance is exact, even where connections live for hours. Where most soon
+  end it is not worth that much: who accepts has time at the moment, and others may not.
 * Who shall have one of a worker that leaves? Whoever has the fewest.
 * Which connections shall move though nobody leaves? Some of a worker that has more than the mean,
   or a processor much busier than theirs, so that a new worker soon has its share.
@@ -39,13 +39,17 @@ LATELY_S: Final = 0.5
 YOUNG_TICKS: Final = 5
 """A connection is young for so many ticks at least, and twice as many at most."""
 FREQUENT: Final = 100.0
-"""Connections a second that may be handed over whatever that costs: a hundredth of a processor."""
+"""Connections a second that may be handed over without need: a hundredth of a processor."""
+OCCUPIED: Final = 100
+"""Who uses fewer thousandths of a processor has time whenever a connection comes."""
 CHEAP_S: Final = 0.001
-"""Time of a processor that a connection costs. Less, and it is hardly worth being handed over."""
+"""Time of a processor that a connection costs. If it is less, several are taken in a turn."""
 LATE_NS: Final = 50_000_000
 """Who has not ticked so long after it was to, is busy with something else, or hangs."""
 GAP: Final = 2
-"""How many connections more than another one has are too many."""
+"""How many connections more than another one has are too many …"""
+WIDE_GAP: Final = 16
+"""… and if most of them soon end."""
 STEP: Final = 0.25
 """The part of a surplus that goes at once."""
 MOST: Final = 128
@@ -148,9 +152,12 @@ def _by_chance(weights: Mapping[int, float], roll: float) -> int:
     return seat
 
 
-def gap(cost_s: float) -> int:
-    """How many connections more than another one has are too many, from what each costs lately."""
-    return GAP if cost_s >= CHEAP_S else round(GAP * CHEAP_S / cost_s)
+def gap(came_per_s: float, ended_per_s: float, busy: int) -> int:
+    """How many connections more than another one has are too many, from how many come in a second,
+    and how many of those soon end.
+    """
+    matters = busy >= OCCUPIED or ended_per_s >= FREQUENT
+    return WIDE_GAP if matters and ended_per_s > came_per_s / 2 else GAP
 
 
 class Young:
@@ -161,8 +168,10 @@ class Young:
     """
 
     def __init__(self) -> None:
+        self.opened = 0
+        """How many came so far …"""
         self.ended = 0
-        """How many ended young so far."""
+        """… and how many of them ended young."""
         self._ticks = 0
         self._now: set[object] = set()
         self._before: set[object] = set()
@@ -170,6 +179,7 @@ class Young:
     def came(self, connection: object) -> None:
         """It is open."""
         self._now.add(connection)
+        self.opened += 1
 
     def lost(self, connection: object) -> None:
         """It is closed, or another worker has it."""
@@ -185,27 +195,28 @@ class Young:
             self._before, self._now = self._now, set()
 
 
-class Cost:
-    """How long short connections occupy a processor, from first to last: lately, and on average.
-
-    Infinitely long, as long as there are few.
-    """
+class Turnover:
+    """How connections come and go lately, on average."""
 
     def __init__(self, now: float) -> None:
+        self.gap = GAP
+        self.patient = True
+        """Whether each is worth a turn of the loop, as others may have time for the next."""
         self._seen_at = now
+        self._opened = 0
         self._ended = 0
+        self._came_per_s = 0.0
         self._ended_per_s = 0.0
 
-    def seen(self, now: float, ended: int, busy: int) -> float:
-        """The cost, in seconds, when ``ended`` connections have ended young so far."""
+    def seen(self, now: float, opened: int, ended: int, busy: int) -> None:
+        """So far ``opened`` came, of which ``ended`` ended young; ``busy`` as in :class:`Load`."""
         passed_s = max(now - self._seen_at, 0.001)
-        per_s = (ended - self._ended) / passed_s
-        self._ended_per_s += (per_s - self._ended_per_s) * min(passed_s / LATELY_S, 1.0)
-        self._seen_at = now
-        self._ended = ended
-        if self._ended_per_s < FREQUENT:
-            return float("inf")
-        return max(busy, 1) / 1000 / self._ended_per_s
+        part = min(passed_s / LATELY_S, 1.0)
+        self._came_per_s += ((opened - self._opened) / passed_s - self._came_per_s) * part
+        self._ended_per_s += ((ended - self._ended) / passed_s - self._ended_per_s) * part
+        self._seen_at, self._opened, self._ended = now, opened, ended
+        self.gap = gap(self._came_per_s, self._ended_per_s, busy)
+        self.patient = busy / 1000 >= CHEAP_S * self._ended_per_s or self._ended_per_s < FREQUENT
 
 
 class Siblings:
@@ -241,18 +252,19 @@ class Siblings:
         """Those of the takers that have time for more."""
         self._shares: dict[int, int] = {}
         self._on_trial = False
-        self._cost = Cost(time.monotonic())
-        self._gap = GAP
+        self._turnover = Turnover(time.monotonic())
         self.refresh()
 
     @property
     def patient(self) -> bool:
         """Whether each connection is worth a turn of the loop, as others may have time for it."""
-        return self._exact and self._gap == GAP
+        return self._turnover.patient and bool(self._for_fresh)
 
-    def have_ended(self, ended: int) -> None:
-        """Note how many of our connections have ended young so far. For every tick."""
-        self._gap = gap(self._cost.seen(time.monotonic(), ended, self._busy[self._seat]))
+    def have_come(self, opened: int, ended: int) -> None:
+        """Note how many connections we had so far, and how many of them ended young. For every
+        tick.
+        """
+        self._turnover.seen(time.monotonic(), opened, ended, self._busy[self._seat])
 
     def refresh(self) -> None:
         """Look who is there. For every tick; who comes is seen by then, who leaves at once."""
@@ -283,7 +295,7 @@ class Siblings:
             seat = by_share(self._roll(), self._shares)
             if seat is not None and self._is_able(seat):
                 return seat
-        below = connections - self._gap + 1
+        below = connections - self._turnover.gap + 1
         if min(map(self._connections, self._for_fresh), default=below) >= below:
             return None
         return self._emptiest(self._for_fresh, below)

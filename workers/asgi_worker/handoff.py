@@ -208,7 +208,7 @@ class Handoff:
         """See how the others do, and give them some idle connections if they have too little."""
         server, siblings = self._server, self._siblings
         siblings.refresh()
-        siblings.have_ended(server.young.ended)
+        siblings.have_come(server.young.opened, server.young.ended)
         server.accepting.patient = siblings.patient
         if self.on_trial or server.draining:
             return
