@@ -215,19 +215,23 @@ def test_what_comes_on_the_way_is_served_at_the_end_of_it(run: Run) -> None:
 
     async def test() -> None:
         async with Fleet(whose, workers=1, keep_alive_timeout_s=0.3) as fleet:
-            wire, closed = [await fleet.connect() for _ in range(2)]
-            await served_by(wire)
-            await served_by(closed)
+            wire, closed, late = [await fleet.connect() for _ in range(3)]
+            for one in (wire, closed, late):
+                await served_by(one)
             fleet.pretend(2)
             await fleet.servers[0].drain(20, successor=True)
-            assert fleet.inboxes.waiting(2) == 2
+            assert fleet.inboxes.waiting(2) == 3
             await wire.write(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
             closed.close()
             await asyncio.sleep(0.5)  # and for longer than it would have been kept
-            fleet.start(2)
+            began = time.monotonic()
+            server = fleet.start(2)
+            await fleet.eventually(lambda: len(server.connections) >= 2, "they came")
+            assert all(it.deadline > began for it in server.connections), "a moment to be read"
             assert (await wire.read_response())[2] == b"2"
-            await fleet.eventually(lambda: fleet.reading(2).connections == 1, "the end went along")
-            assert fleet.reading(2).taken_idle == 2
+            assert await late.read_to_end() == b""
+            await fleet.eventually(lambda: fleet.reading(2).connections <= 1, "the end went along")
+            assert fleet.reading(2).taken_idle == 3
 
     run(test())
 

@@ -118,6 +118,32 @@ def test_promises_are_kept(run: Run) -> None:
     run(test())
 
 
+def test_it_tells_how_busy_it_was_lately(run: Run) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/busy":
+            end = time.process_time() + 1
+            while time.process_time() < end:
+                pass
+        await respond(send)
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            board = arena.board
+            await rest(arena)
+            assert board.read(0).busy < 150
+            wire = await arena.connect()
+            began = time.monotonic()
+            await wire.get("/busy")
+            await arena.eventually(lambda: board.read(0).busy > 200, "it was busy")
+            took_s = time.monotonic() - began
+            assert board.read(0).busy <= 1100
+            await arena.eventually(lambda: board.read(0).busy < 150, "it is not any more")
+            assert time.monotonic() - began < took_s + 5
+            wire.close()
+
+    run(test())
+
+
 def test_dates_are_right_after_a_rest(run: Run) -> None:
     async def test() -> None:
         async with Arena(hello) as arena:
