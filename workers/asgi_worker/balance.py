@@ -54,7 +54,7 @@ STEP: Final = 0.25
 """The part of a surplus that goes at once."""
 MOST: Final = 128
 """Connections that a worker gives in a tick: some milliseconds."""
-CHANCE: Final = 100
+CHANCE: Final = 200
 """Thousandths of a processor that a worker may be busier than the mean: that is chance."""
 HOT: Final = 300
 """Who is so much busier than the mean gets no more, even if it has fewer connections."""
