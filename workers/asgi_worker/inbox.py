@@ -40,6 +40,9 @@ class Kind(enum.IntEnum):
     IDLE = 2  # whole requests, and they are answered
 
 
+_KINDS: Final = frozenset(Kind)
+
+
 class Handed(NamedTuple):
     """What goes along with a descriptor."""
 
@@ -162,7 +165,8 @@ class Inboxes:
 
 def _read(message: bytes, descriptors: list[int]) -> tuple[Handed, int]:
     with channel.closing(descriptors):
-        if len(message) != _LAYOUT.size or message[0] != VERSION or len(descriptors) != 1:
+        known = len(message) == _LAYOUT.size and message[0] == VERSION and message[1] in _KINDS
+        if not known or len(descriptors) != 1:
             raise Unreadable(f"{message!r} with {len(descriptors)} descriptors")
         _, kind, hops, rescued, idle_until = _LAYOUT.unpack(message)
         return Handed(Kind(kind), hops, rescued, idle_until), descriptors.pop()
