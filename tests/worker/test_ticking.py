@@ -130,15 +130,14 @@ def test_it_tells_how_busy_it_was_lately(run: Run) -> None:
         async with Arena(app) as arena:
             board = arena.board
             await rest(arena)
-            assert board.read(0).busy < 150
+            assert board.read(0).busy < 500
             wire = await arena.connect()
             began = time.monotonic()
             await wire.get("/busy")
-            await arena.eventually(lambda: board.read(0).busy > 200, "it was busy")
-            took_s = time.monotonic() - began
+            least = 1000 / (time.monotonic() - began) / 2  # others may use the processor, too
+            await arena.eventually(lambda: board.read(0).busy > least, "it was busy")
             assert board.read(0).busy <= 1100
-            await arena.eventually(lambda: board.read(0).busy < 150, "it is not any more")
-            assert time.monotonic() - began < took_s + 5
+            await arena.eventually(lambda: board.read(0).busy < least / 2, "it is not any more")
             wire.close()
 
     run(test())

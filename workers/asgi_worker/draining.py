@@ -103,7 +103,6 @@ class Draining:
             accepting.pause()
         while True:
             done = accepting.finish(server.settings.backlog)
-            self._empty_inbox()
             for _ in range(2):  # turns within which what was taken is registered
                 await asyncio.sleep(0)
             self._tell()
