@@ -7,6 +7,7 @@ import logging
 import os
 import random
 import socket
+import time
 
 import pytest
 
@@ -141,7 +142,7 @@ def test_a_new_worker_has_its_share_soon(run: Run) -> None:
 
 def test_connections_that_are_never_idle_at_a_tick_go_after_a_response(run: Run) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(0.03)
+        await asyncio.sleep(0.15)
         await whose(scope, receive, send)
 
     async def test() -> None:
@@ -156,7 +157,9 @@ def test_connections_that_are_never_idle_at_a_tick_go_after_a_response(run: Run)
             tasks = [asyncio.create_task(ask(wire)) for wire in wires]
             await asyncio.sleep(0.1)
             fleet.start(1)
+            began = time.monotonic()
             await fleet.eventually(lambda: counts(fleet)[0] >= 3, "they are shared")
+            assert time.monotonic() - began < 8, "that is not by chance"
             stop.set()
             await asyncio.gather(*tasks)
 

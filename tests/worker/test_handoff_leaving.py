@@ -124,6 +124,24 @@ def test_a_running_request_is_answered_before_its_connection_goes(run: Run) -> N
     run(test())
 
 
+def test_a_busy_connection_goes_after_the_first_response(run: Run) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.1)
+        await whose(scope, receive, send)
+
+    async def test() -> None:
+        async with Fleet(app) as fleet:
+            wire = await fleet.connect()
+            assert await served_by(wire) == 0
+            leaving = leave(fleet.servers[0])
+            await asyncio.sleep(0)
+            servers = [await served_by(wire) for _ in range(6)]
+            assert servers in ([0, 1, 1, 1, 1, 1], [1] * 6)
+            await leaving
+
+    run(test())
+
+
 def test_requests_that_came_together_are_answered_together(run: Run) -> None:
     there, gate, app = gated("/slow")
 

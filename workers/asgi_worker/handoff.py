@@ -46,8 +46,6 @@ class Handoff:
     """Gives connections of ``server`` away, and takes what waits in the inbox of ``seat``."""
 
     def __init__(self, server: Server, siblings: Siblings, inboxes: Inboxes, seat: int) -> None:
-        self.on_trial = False
-        """Whether what others give is all that this worker shall have."""
         self.leaving = False
         """Whether this worker wants to have nothing more, and the others shall have what it has."""
         self._server = server
@@ -157,7 +155,7 @@ class Handoff:
         ``True``: it is given, and ``descriptor`` closed. Else it is ours.
         """
         server = self._server
-        if hops >= HOPS_MAX or self.on_trial or server.draining:
+        if hops >= HOPS_MAX or server.draining:
             return False
         seat = self._siblings.for_fresh(server.count() + 1, first=hops == 0)
         return seat is not None and self._send(seat, Handed(Kind.FRESH, hops), descriptor)
@@ -208,9 +206,9 @@ class Handoff:
         """See how the others do, and give them some idle connections if they have too little."""
         server, siblings = self._server, self._siblings
         siblings.refresh()
-        siblings.have_come(server.young.opened, server.young.ended)
+        siblings.see(server.young)
         server.accepting.patient = siblings.patient
-        if self.on_trial or server.draining:
+        if server.draining:
             return
         self._to_shed = siblings.to_shed(server.count(), self._board[BUSY])
         if self._to_shed:

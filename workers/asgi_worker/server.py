@@ -300,7 +300,6 @@ class Server:
         self.board[Word.STATE] = State.READY
         self.ticker.start()
         if self.handoff is not None:
-            self.handoff.on_trial = on_trial
             self.handoff.start()
 
     def promote(self) -> None:
@@ -308,8 +307,6 @@ class Server:
         listen, self._listen_later = self._listen_later, None
         if listen is not None:
             listen()
-        if self.handoff is not None:
-            self.handoff.on_trial = False
 
     def _listen(
         self,
