@@ -9,7 +9,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from itertools import pairwise
 from typing import Any, Self, cast
 
 from asgi_worker.accepting import Accepting, Whose
@@ -187,37 +186,6 @@ def test_who_waits_no_more_is_not_in_the_way(loop_kind: LoopKind) -> None:
         assert greeted(queue, owner, neighbour, times=5) == [b"neighbour"] * 5
         owner.do(owner.accepting.queues[0].watch)
         assert_first(b"owner", queue, owner, neighbour)
-
-
-def test_who_is_patient_takes_one_a_turn_and_its_own_first(run: Run) -> None:
-    async def test() -> None:
-        loop = asyncio.get_running_loop()
-        order: list[str] = []
-
-        def take(name: str) -> asyncio.Protocol:
-            order.append(name)
-            return Greeter(b"me")
-
-        with listening() as own, listening() as other:
-            accepting = accepting_on(loop)
-            accepting.patient = True
-            clients = [
-                socket.create_connection(queue.getsockname()) for queue in (own, other, own, other)
-            ]
-            accepting.listen(other, lambda: take("neighbour's"), Whose.NEIGHBOUR)
-            accepting.listen(own, lambda: take("own"), Whose.OWN)
-            turns = [0]
-            async with asyncio.timeout(PATIENCE_S):
-                while len(order) < 4:
-                    await asyncio.sleep(0)
-                    turns.append(len(order))
-            for client in clients:
-                client.close()
-            accepting.stop()
-        assert order == ["own", "own", "neighbour's", "neighbour's"]
-        assert all(after - before <= 1 for before, after in pairwise(turns)), turns
-
-    run(test())
 
 
 def test_where_one_cannot_wait_in_line_there_is_no_help() -> None:

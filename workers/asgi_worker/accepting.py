@@ -9,8 +9,8 @@ It is also the cheaper way. libuv accepts one connection a turn; connections tha
 turn share all that a turn costs, a quarter of what a connection with one request does. Whether
 there is more is asked by ``poll``: an ``accept`` that finds nothing costs ten times as much,
 because the kernel makes the socket first. Where others wait at the same queue, one is taken a turn,
-so that they get theirs. If connections cost so much that this is worth it, it is one a turn of all
-queues, and after all else in that turn: what others may have time for sooner is not taken before.
+so that they get theirs. If connections cost so much that this is worth it, one is taken after the
+other (:mod:`patience`).
 
 A worker helps out at the queues of some neighbours, when they have no time (:mod:`exclusive`).
 
@@ -31,10 +31,12 @@ import functools
 import logging
 import select
 import socket
+import struct
 from collections.abc import Callable, Coroutine, Sized
 from typing import Final
 
 from asgi_worker.exclusive import line_of
+from asgi_worker.patience import Patience
 from asgi_worker.scoreboard import Word
 
 BATCH: Final = 16
@@ -54,6 +56,9 @@ HARMLESS: Final = frozenset(
     }
 )
 """Errors of one connection, which is gone; the next may be well."""
+
+_TCP_INFO: Final = struct.Struct("24xI")
+"""``tcpi_unacked`` of tcp(7): for a listener, how many connections wait to be accepted."""
 
 CONNECTIONS: Final = int(Word.CONNECTIONS)
 HELPED: Final = int(Word.HELPED)
@@ -102,9 +107,8 @@ class Accepting:
         """Called with each descriptor that was accepted, before it is counted. ``True``: another
         worker has it, and it is closed here."""
         self.patient = False
-        """Whether to take one a turn, since others may have time for what is left."""
-        self._next: Queue | None = None
-        """From which that one is to be taken."""
+        """Whether to take one after the other, since others may have time for what is left."""
+        self.patience = Patience(loop)
         self.line = line_of(loop) if in_line else None
         """Where workers wait in line at the queues, and at those of neighbours too."""
         self.queues: list[Queue] = []
@@ -151,18 +155,6 @@ class Accepting:
     def tell(self) -> None:
         """Let the others see how many connections we have; for who closes one, too."""
         self.board[CONNECTIONS] = len(self.connections) + self.opening
-
-    def take_later(self, queue: Queue) -> None:
-        """Take one from ``queue`` when all else in this turn is done; from our own, if it asks."""
-        if self._next is None:
-            self.loop.call_soon(self._take_next)
-        if self._next is None or queue.whose is Whose.OWN:
-            self._next = queue
-
-    def _take_next(self) -> None:
-        queue, self._next = self._next, None
-        if queue is not None:
-            queue.take_if_any()
 
     def pause(self) -> None:
         """Take no more connections."""
@@ -286,6 +278,13 @@ class Queue:
         found = self._poll.poll(0)
         return bool(found) and not found[0][1] & select.POLLHUP
 
+    def length(self) -> int:
+        """How many connections wait here; 1 where the kernel does not tell."""
+        if self.family == socket.AF_UNIX:
+            return 1
+        said = self.listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        return int(_TCP_INFO.unpack(said)[0])
+
     def take_if_any(self) -> None:
         """Take one, if it is still there and we still take any."""
         if self._watched and self._has_more():
@@ -295,7 +294,7 @@ class Queue:
         """The loop says that there is something in the queue."""
         self.accepting.begin()
         if self.accepting.patient:
-            self.accepting.take_later(self)
+            self.accepting.patience.offer(self)
         else:
             self._take_at_once(self.batch)
 
