@@ -1,8 +1,8 @@
 """The connections of one worker, and what they have in common.
 
 One :class:`Server` a worker. Connections of every protocol register here and call the application
-through it. How they come is in ``accepting``, what is done by the clock in ``ticking``, and how all
-this ends in ``draining``.
+through it. How they come is in ``accepting``, how they move to other workers in ``handoff``, what
+is done by the clock in ``ticking``, and how all this ends in ``draining``.
 """
 
 from __future__ import annotations
