@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.process.callers import Address
+from tests.process.loaded import CALM
 from tests.process.releases import Releases
 from tests.process.service import Service
 
@@ -45,7 +46,7 @@ def serving_on(
             fds = [listener.fileno()]
             bind = f"fd://{fds[0]}"
         service = Service(
-            *("-w", str(workers), *releases.words, *words),
+            *("-w", str(workers), *releases.words, *CALM, *words),
             app=releases.app,
             bind=bind,
             fds=fds,

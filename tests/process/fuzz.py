@@ -29,6 +29,7 @@ import psutil
 from tests.process.boards import Board
 from tests.process.callers import LAST, LENGTH, open_connection
 from tests.process.fuzzed import filling
+from tests.process.loaded import CALM
 from tests.process.service import Service
 from tests.process.websocket_user import CLOSE, HANDSHAKE, PING, PONG, TEXT, frame, next_frame
 
@@ -289,7 +290,7 @@ def run(seconds: float, seed: int, *words: str) -> list[str]:
     print(f"fuzz for {seconds:g} s with seed {seed}")
     service = Service(
         *("-w", str(WORKERS), "--bake-time", "0", "--keep-alive-timeout", "60"),
-        *("--stall-warn", "20", "--graceful-timeout", "60", *words),
+        *(*CALM, "--graceful-timeout", "60", *words),
         app="tests.process.fuzzed:app",
         environment={"PYTHONDEVMODE": ""},
     )

@@ -20,7 +20,8 @@ pytestmark = [pytest.mark.process, pytest.mark.slow]
 
 @pytest.mark.parametrize("how", ["sleep", "c", "regex"])
 def test_the_line_at_which_the_loop_hangs_is_logged(how: str) -> None:
-    with under_load(f"a loop blocked in {how}") as (service, crowd, _):
+    words = ["--stall-warn", "0.25"]
+    with under_load(f"a loop blocked in {how}", *words) as (service, crowd, _):
         before = service.workers()
         with connected((crowd.plan.host, crowd.plan.port)) as client:
             send(client, f"/block/{how}")
