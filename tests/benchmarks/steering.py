@@ -29,7 +29,7 @@ from typing import Any, Final, Literal, get_args
 
 from asgi_supervise.policy import steering
 from asgi_worker.accepting import BATCH
-from asgi_worker.balance import LATELY_S, Load, Turnover, emptiest, is_hot, surplus
+from asgi_worker.balance import Load, Turnover, Young, emptiest, is_hot, surplus
 
 Balance = Literal["exact", "weights", "hash", "shared"]
 BALANCES: Final[tuple[Balance, ...]] = get_args(Balance)
@@ -81,7 +81,6 @@ class Connection:
     """``think_s``: mean time between its requests; 0: it has one request only."""
 
     think_s: float
-    opened_at: float
     worker: Worker | None = None
     asked_at: float | None = None
     """Since when a request of it is waiting or served."""
@@ -103,8 +102,7 @@ class Worker:
     used_s: float = 0.0
     used: deque[float] = field(default_factory=lambda: deque([0.0], BUSY_TICKS + 1))
     busy: int = 0
-    opened: int = 0
-    ended: int = 0
+    young: Young = field(default_factory=Young)
 
     def count(self) -> int:
         return len(self.connections)
@@ -192,7 +190,7 @@ class Simulation:
             at = OPENING_S * number / kept
             often = KEEN if number % 10 == 0 else 1
             think_s = (KEEN + 9) / 10 * kept * MEAN_COST_S / (traffic.kept_load * workers) / often
-            self._plan(at, self._arrives, Connection(think_s, at))
+            self._plan(at, self._arrives, Connection(think_s))
         if traffic.short_load:
             self._plan(0.0, self._next_short, traffic.short_load * workers / MEAN_COST_S)
         self._plan(TICK_S, self._tick, None)
@@ -215,7 +213,7 @@ class Simulation:
     # Clients.
 
     def _next_short(self, per_s: float) -> None:
-        self._arrives(Connection(0.0, self.now))
+        self._arrives(Connection(0.0))
         self._plan(self.now + self.requests.expovariate(per_s), self._next_short, per_s)
 
     def _arrives(self, connection: Connection) -> None:
@@ -294,7 +292,7 @@ class Simulation:
         taker.connections[connection] = None
         taker.asking.append(connection)
         connection.worker = taker
-        taker.opened += 1
+        taker.young.came(connection)
         if taker is worker:
             return 0.0
         self.result.passed += 1
@@ -317,7 +315,7 @@ class Simulation:
                 self._plan(self.now + thinks_s, self._asks, connection)
             else:
                 del worker.connections[connection]
-                worker.ended += self.now - connection.opened_at < LATELY_S
+                worker.young.lost(connection)
         self._turn(worker)
 
     # What is done by the clock.
@@ -327,7 +325,8 @@ class Simulation:
             worker.used.append(worker.used_s)
             passed_s = TICK_S * (len(worker.used) - 1)
             worker.busy = min(1000, int(1000 * (worker.used[-1] - worker.used[0]) / passed_s))
-            worker.turnover.seen(self.now, worker.opened, worker.ended, worker.busy)
+            worker.young.age()
+            worker.turnover.seen(self.now, worker.young, worker.busy)
         if self.balance == "exact":
             self._rebalance()
         if self.balance in ("exact", "weights"):
@@ -348,7 +347,9 @@ class Simulation:
             for connection, slot in zip(idle, chosen, strict=False):
                 taker = self.workers[slot]
                 del worker.connections[connection]
+                worker.young.lost(connection)
                 taker.connections[connection] = None
+                taker.young.came(connection)
                 connection.worker = taker
                 worker.owed_s += HAND_S
                 taker.owed_s += HAND_S

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import sqrt
+from typing import Self
 
 import pytest
 from hypothesis import given, settings
@@ -25,6 +26,7 @@ from asgi_worker.balance import (
     Load,
     Siblings,
     Turnover,
+    Young,
     by_share,
     emptiest,
     surplus,
@@ -150,11 +152,20 @@ def test_a_promise_may_be_a_little_late() -> None:
         assert siblings.for_fresh(100) is None
 
 
+def test_who_turns_again_is_seen_at_once() -> None:
+    with place(100, 0) as there:
+        there.set(1, Word.PROMISE_NS, 1)
+        siblings = there.siblings()
+        assert siblings.for_fresh(100) is None
+        there.set(1, Word.PROMISE_NS, time.monotonic_ns())
+        assert siblings.for_fresh(100) == 1
+
+
 def test_who_comes_is_seen_with_the_next_tick() -> None:
     with place(100, 0) as there:
-        there.set(1, Word.STATE, State.STARTING)
+        there.set(1, Word.TAKES, 0)
         siblings = there.siblings()
-        there.set(1, Word.STATE, State.READY)
+        there.set(1, Word.TAKES, VERSION)
         assert siblings.for_idle() is None
         siblings.refresh()
         assert siblings.for_idle() == 1
@@ -200,53 +211,89 @@ def test_a_burst_is_balanced_whoever_accepts_it(before: list[int], seed: int) ->
 # Connections that soon end.
 
 
-def turnover(*, came: float, ended: float, busy: int) -> Turnover:
-    """After five seconds with so many connections a second."""
-    seen = Turnover(0.0)
-    for tick in range(1, 50):
-        seen.seen(tick / 10, int(tick * came / 10), int(tick * ended / 10), busy)
-    return seen
+class Traffic:
+    """So many connections a second come, and end soon or stay."""
+
+    def __init__(self) -> None:
+        self.young = Young()
+        self.turnover = Turnover(0.0)
+        self.ticks = 0
+
+    def passes(self, *, ending: float, staying: float, busy: int, ticks: int = 20) -> Self:
+        for _ in range(ticks):
+            self.ticks += 1
+            self._come(int(self.ticks * ending / 10) - int((self.ticks - 1) * ending / 10), True)
+            self._come(int(self.ticks * staying / 10) - int((self.ticks - 1) * staying / 10), False)
+            self.young.age()
+            self.turnover.seen(self.ticks / 10, self.young, busy)
+        return self
+
+    def _come(self, connections: int, end: bool) -> None:
+        for _ in range(connections):
+            connection = object()
+            self.young.came(connection)
+            if end:
+                self.young.lost(connection)
 
 
 @pytest.mark.parametrize(
-    ("came", "ended", "busy", "expected"),
+    ("ending", "staying", "busy", "expected"),
     [
-        (1000, 0, 1000, GAP),  # a burst of those that stay
-        (1000, 400, 1000, GAP),
-        (1000, 600, 1000, WIDE_GAP),
-        (20, 15, OCCUPIED, WIDE_GAP),
-        (20, 15, OCCUPIED - 1, GAP),  # who takes one has time for it
-        (2 * FREQUENT, 1.5 * FREQUENT, 0, WIDE_GAP),
+        (0, 1000, 1000, GAP),
+        (400, 600, 1000, GAP),
+        (600, 400, 1000, WIDE_GAP),
+        (20, 10, OCCUPIED, WIDE_GAP),
+        (20, 10, OCCUPIED - 1, GAP),  # who takes one has time for it
+        (1.5 * FREQUENT, 0, 0, WIDE_GAP),
         (0, 0, 1000, GAP),
     ],
 )
 def test_it_need_not_be_exact_for_what_soon_ends(
-    came: float, ended: float, busy: int, expected: int
+    ending: float, staying: float, busy: int, expected: int
 ) -> None:
-    assert turnover(came=came, ended=ended, busy=busy).gap == expected
+    traffic = Traffic().passes(ending=ending, staying=staying, busy=busy)
+    assert traffic.turnover.gap == expected
 
 
 @pytest.mark.parametrize(
-    ("ended", "busy", "expected"),
+    ("ending", "busy", "expected"),
     [
         (1000, int(CHEAP_S * 1e6), True),
-        (1000, int(CHEAP_S * 1e6) - 10, False),
+        (1000, int(CHEAP_S * 1e6) - 40, False),
         (FREQUENT - 10, 1, True),
         (0, 0, True),
     ],
 )
 def test_each_is_worth_a_turn_if_it_is_dear_or_rare(
-    ended: float, busy: int, expected: bool
+    ending: float, busy: int, expected: bool
 ) -> None:
-    assert turnover(came=ended, ended=ended, busy=busy).patient == expected
+    traffic = Traffic().passes(ending=ending, staying=0, busy=busy, ticks=40)
+    assert traffic.turnover.patient == expected
 
 
-def test_what_was_is_soon_forgotten() -> None:
-    seen = turnover(came=1000, ended=1000, busy=500)
-    assert not seen.patient
-    for tick in range(50, 75):
-        seen.seen(tick / 10, 4900 + 100 * (tick - 49), 4900, 500)
-    assert (seen.gap, seen.patient) == (GAP, True)
+def test_a_burst_of_what_stays_is_soon_told_from_what_ends() -> None:
+    traffic = Traffic().passes(ending=500, staying=0, busy=500)
+    assert traffic.turnover.gap == WIDE_GAP
+    traffic.passes(ending=0, staying=10_000, busy=1000, ticks=1)
+    assert traffic.turnover.gap == GAP
+
+
+def test_that_many_end_at_once_does_not_mean_that_most_end_soon() -> None:
+    young, turnover = Young(), Turnover(0.0)
+    those = [object() for _ in range(1000)]
+    for one in those:
+        young.came(one)
+    for tick in range(1, 30):
+        if tick == 4:
+            for one in those[:450]:
+                young.lost(one)
+        if tick == 20:
+            for one in those[450:]:
+                young.lost(one)
+        young.age()
+        turnover.seen(tick / 10, young, 1000)
+        assert turnover.gap == GAP
+    assert young.ended == 450
 
 
 def test_siblings_see_what_soon_ends() -> None:
@@ -255,7 +302,7 @@ def test_siblings_see_what_soon_ends() -> None:
         siblings = there.siblings()
         assert siblings.for_fresh(6) == 1
         assert siblings.patient
-        siblings.have_come(100_000, 100_000)
+        siblings.see(Traffic().passes(ending=1000, staying=0, busy=OCCUPIED).young)
         assert siblings.for_fresh(2 + WIDE_GAP - 1) is None
         assert siblings.for_fresh(2 + WIDE_GAP) == 1
         assert not siblings.patient

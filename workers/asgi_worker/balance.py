@@ -152,12 +152,21 @@ def _by_chance(weights: Mapping[int, float], roll: float) -> int:
     return seat
 
 
-def gap(came_per_s: float, ended_per_s: float, busy: int) -> int:
-    """How many connections more than another one has are too many, from how many come in a second,
-    and how many of those soon end.
-    """
-    matters = busy >= OCCUPIED or ended_per_s >= FREQUENT
-    return WIDE_GAP if matters and ended_per_s > came_per_s / 2 else GAP
+class Cohort:
+    """Connections that came within a few ticks."""
+
+    def __init__(self) -> None:
+        self.open: set[object] = set()
+        self.came = 0
+        self.ended = 0
+
+    def lost(self, connection: object) -> bool:
+        """Whether ``connection`` was one of them; it is closed."""
+        if connection not in self.open:
+            return False
+        self.open.remove(connection)
+        self.ended += 1
+        return True
 
 
 class Young:
@@ -168,55 +177,58 @@ class Young:
     """
 
     def __init__(self) -> None:
-        self.opened = 0
-        """How many came so far …"""
         self.ended = 0
-        """… and how many of them ended young."""
+        """How many ended young so far."""
         self._ticks = 0
-        self._now: set[object] = set()
-        self._before: set[object] = set()
+        self._now, self._before, self._grown = Cohort(), Cohort(), Cohort()
 
     def came(self, connection: object) -> None:
         """It is open."""
-        self._now.add(connection)
-        self.opened += 1
+        self._now.open.add(connection)
+        self._now.came += 1
 
     def lost(self, connection: object) -> None:
         """It is closed, or another worker has it."""
-        for young in (self._now, self._before):
-            if connection in young:
-                young.remove(connection)
-                self.ended += 1
+        if self._now.lost(connection) or self._before.lost(connection):
+            self.ended += 1
 
     def age(self) -> None:
         """Time has passed. For every tick."""
         self._ticks += 1
         if self._ticks % YOUNG_TICKS == 0:
-            self._before, self._now = self._now, set()
+            self._grown, self._before, self._now = self._before, self._now, Cohort()
+            self._grown.open.clear()
+
+    def mostly_end(self) -> bool:
+        """Whether most connections do: those of which it is known, and so far the latest, too."""
+        known, latest = self._grown, (self._now, self._before)
+        return known.ended > known.came / 2 and (
+            sum(one.ended for one in latest) > sum(one.came for one in latest) / 2
+        )
 
 
 class Turnover:
-    """How connections come and go lately, on average."""
+    """What follows from how connections come and go lately."""
 
     def __init__(self, now: float) -> None:
         self.gap = GAP
+        """How many connections more than another one has are too many."""
         self.patient = True
         """Whether each is worth a turn of the loop, as others may have time for the next."""
         self._seen_at = now
-        self._opened = 0
         self._ended = 0
-        self._came_per_s = 0.0
         self._ended_per_s = 0.0
 
-    def seen(self, now: float, opened: int, ended: int, busy: int) -> None:
-        """So far ``opened`` came, of which ``ended`` ended young; ``busy`` as in :class:`Load`."""
+    def seen(self, now: float, young: Young, busy: int) -> None:
+        """Look again, for every tick; ``busy`` as in :class:`Load`."""
         passed_s = max(now - self._seen_at, 0.001)
-        part = min(passed_s / LATELY_S, 1.0)
-        self._came_per_s += ((opened - self._opened) / passed_s - self._came_per_s) * part
-        self._ended_per_s += ((ended - self._ended) / passed_s - self._ended_per_s) * part
-        self._seen_at, self._opened, self._ended = now, opened, ended
-        self.gap = gap(self._came_per_s, self._ended_per_s, busy)
-        self.patient = busy / 1000 >= CHEAP_S * self._ended_per_s or self._ended_per_s < FREQUENT
+        per_s = (young.ended - self._ended) / passed_s
+        self._ended_per_s += (per_s - self._ended_per_s) * min(passed_s / LATELY_S, 1.0)
+        self._seen_at, self._ended = now, young.ended
+        are_many = self._ended_per_s >= FREQUENT
+        matters = are_many or busy >= OCCUPIED
+        self.gap = WIDE_GAP if matters and young.mostly_end() else GAP
+        self.patient = not are_many or busy / 1000 >= CHEAP_S * self._ended_per_s
 
 
 class Siblings:
@@ -260,15 +272,15 @@ class Siblings:
         """Whether each connection is worth a turn of the loop, as others may have time for it."""
         return self._turnover.patient and bool(self._for_fresh)
 
-    def have_come(self, opened: int, ended: int) -> None:
-        """Note how many connections we had so far, and how many of them ended young. For every
-        tick.
-        """
-        self._turnover.seen(time.monotonic(), opened, ended, self._busy[self._seat])
+    def see(self, young: Young) -> None:
+        """Look how our connections come and go. For every tick."""
+        self._turnover.seen(time.monotonic(), young, self._busy[self._seat])
 
     def refresh(self) -> None:
-        """Look who is there. For every tick; who comes is seen by then, who leaves at once."""
-        able = [seat for seat in self._others if self._is_able(seat)]
+        """Look who is there. For every tick; who comes is seen by then, who leaves or hangs at
+        once, and so is who turns again.
+        """
+        able = [seat for seat in self._others if self._takes[seat] == VERSION]
         self._on_trial = self._share[self._seat] > 0
         self._shares = {seat: self._share[seat] for seat in able if self._share[seat]}
         self._takers = [seat for seat in able if seat not in self._shares]
@@ -318,5 +330,6 @@ class Siblings:
         others = {
             seat: Load(self._connections(seat) + self._waiting(seat), self._busy[seat])
             for seat in self._takers
+            if self._is_able(seat)
         }
         return surplus(Load(connections, busy), others, self._roll)
