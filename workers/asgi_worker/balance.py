@@ -44,7 +44,7 @@ OCCUPIED: Final = 100
 """Who uses fewer thousandths of a processor has time whenever a connection comes."""
 CHEAP_S: Final = 0.001
 """Time of a processor that a connection costs. If it is less, several are taken in a turn."""
-LATE_NS: Final = 50_000_000
+LATE_NS: Final = 100_000_000
 """Who has not ticked so long after it was to, is busy with something else, or hangs."""
 GAP: Final = 2
 """How many connections more than another one has are too many …"""
