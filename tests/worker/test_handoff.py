@@ -17,7 +17,7 @@ from asgi_worker.inbox import VERSION, Handed, Kind
 from asgi_worker.scoreboard import State, Word
 from asgi_worker.server import Server
 from tests.worker.conftest import Run
-from tests.worker.fleet import Fleet, served_by, whose
+from tests.worker.fleet import Fleet, open_files, served_by, whose
 from tests.worker.serving import Wire
 
 GET = b"GET / HTTP/1.1\r\nHost: test\r\n\r\n"
@@ -30,6 +30,7 @@ def counts(fleet: Fleet) -> list[int]:
 def test_new_connections_go_to_who_has_fewer(run: Run) -> None:
     async def test() -> None:
         async with Fleet(whose, workers=3, balance="exact") as fleet:
+            files = open_files()
             wires = [await fleet.connect() for _ in range(30)]
             servers = [await served_by(wire) for wire in wires]
             assert all(9 <= servers.count(seat) <= 11 for seat in range(3))
@@ -38,6 +39,9 @@ def test_new_connections_go_to_who_has_fewer(run: Run) -> None:
             given = sum(one.given_fresh for one in readings)
             assert given == sum(one.taken_fresh for one in readings) >= 18
             assert [one.rescued for one in readings] == [0, 0, 0]
+            for wire in wires:
+                wire.close()
+            await fleet.eventually(lambda: open_files() < files + 5, "who gives keeps none")
 
     run(test())
 
