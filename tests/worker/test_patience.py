@@ -112,6 +112,20 @@ def test_who_stops_takes_nothing_more(run: Run) -> None:
     run(test())
 
 
+def test_queues_that_are_closed_are_not_asked(run: Run) -> None:
+    async def test() -> None:
+        wrong: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, what: wrong.append(what))
+        with asking(3, 3) as accepting:
+            await until_read(1)
+            accepting.stop()
+            for _ in range(10):
+                await asyncio.sleep(0)
+        assert not wrong
+
+    run(test())
+
+
 class Line:
     """A queue of so many that never gets shorter."""
 

@@ -279,7 +279,9 @@ class Queue:
         return bool(found) and not found[0][1] & select.POLLHUP
 
     def length(self) -> int:
-        """How many connections wait here; 1 where the kernel does not tell."""
+        """How many connections wait here; 1 where the kernel does not tell, 0 once it is closed."""
+        if self.listener.fileno() < 0:
+            return 0
         if self.family == socket.AF_UNIX:
             return 1
         said = self.listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
