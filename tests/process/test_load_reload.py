@@ -91,7 +91,7 @@ def test_settings_that_cannot_be_read_change_nothing(tmp_path: Path) -> None:
     with under_load("broken settings", *words, errors_expected=True) as (service, crowd, releases):
         before = service.crew()
         releases.install("v2")
-        for text in ("workers = [", "stall-warn = 'often'\n", "nonsense = 1\n"):
+        for text in ("workers = [", "head-timeout = 'often'\n", "nonsense = 1\n"):
             path.write_text(text)
             assert service.reload()["outcome"] == "failed"
         path.unlink()

@@ -46,7 +46,7 @@ def function_at(path: str, number: int) -> str:
 
 
 def test_a_deadlocked_worker_is_replaced() -> None:
-    words = ["--worker-timeout", "2"]
+    words = ["--worker-timeout", "2", "--stall-warn", "1"]
     with under_load("a deadlock", *words, errors_expected=True) as (service, crowd, _):
         with connected((crowd.plan.host, crowd.plan.port)) as client:
             send(client, "/block/lock")
