@@ -4,7 +4,8 @@
 kills, stops and blocks processes, rotates logs and changes settings under a crowd, in an order that
 the seed decides. In the end there have to be the wanted workers and nobody else, the master has to
 have the descriptors and the memory it had, its log no error that was not provoked, and the crowd
-only failures, and only closed connections, that the death of a worker explains. Exit status 1, the story and the seed if not.
+only failures, and only closed connections, that the death of a worker explains. Exit status 1, the
+story and the seed if not.
 """
 
 from __future__ import annotations
