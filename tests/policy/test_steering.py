@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import msgspec
@@ -225,13 +226,19 @@ def test_when_all_hang_nothing_is_taken_that_nobody_could_be_given() -> None:
     assert steered(stage)[-1:] in ([], [(WHOLE, WHOLE)]), "who comes first is not known"
 
 
-def test_the_inbox_of_one_that_leaves_is_its_own_to_empty() -> None:
+def test_what_waits_for_one_that_leaves_is_given_to_the_others_for_it_may_hang() -> None:
     stage = serving()
     stage.script(Script.DEAF, Script.DEAF)
-    stage.reload()
-    leaving = [child.seat for child in stage.host.workers.values() if child.leaving]
-    for seat in leaving:
-        assert seat not in stage.host.rescued[1]
+    old = stage.host.in_slot(0)
+    seat = stage.host.workers[old].seat
+    stage.host.hang(old, for_s=math.inf)
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: any(isinstance(a, v.DrainWorker) and a.worker == old for a in stage.acts))
+    assert old in stage.host.workers
+    slots, among, takers = stage.host.rescued
+    assert slots == ()
+    assert seat in among
+    assert old not in takers
 
 
 def test_when_the_service_stops_nothing_is_rescued() -> None:

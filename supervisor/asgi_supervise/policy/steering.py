@@ -18,7 +18,6 @@ from asgi_supervise.policy import sizing
 from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.fleet import Fleet, Worker
 from asgi_supervise.policy.health import Rules
-from asgi_supervise.policy.lifecycle import Phase
 from asgi_supervise.policy.watching import Watch
 from asgi_supervise.policy.wording import Journal
 
@@ -124,8 +123,7 @@ class Steering:
     def _wanted_rescue(self, rules: Rules, able: list[Worker], deserted: list[int]) -> v.Rescue:
         if not able:
             return v.Rescue((), (), ())
-        emptied = {worker.seat for worker in able}  # and those that leave see to it themselves
-        emptied |= {w.seat for w in self._fleet.workers.values() if w.life.phase is Phase.LEAVING}
+        emptied = {worker.seat for worker in able}  # not those that leave, which may hang as well
         seats = tuple(seat for seat in range(sizing.most_workers(rules)) if seat not in emptied)
         return v.Rescue(tuple(deserted), seats, tuple(sorted(worker.number for worker in able)))
 
