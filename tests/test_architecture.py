@@ -24,7 +24,9 @@ DEMO = Path("supervisor/asgi_supervise/demo.py")
 TEMPLATE = Path("supervisor/asgi_supervise/host/template.py")
 CHILDREN = Path("supervisor/asgi_supervise/host/children.py")
 
-SEAM = {f"asgi_worker.{name}" for name in ("channel", "contract", "inbox", "scoreboard")}
+SEAM = {
+    f"asgi_worker.{name}" for name in ("channel", "contract", "inbox", "processor", "scoreboard")
+}
 PURE = {
     *(
         "__future__",

@@ -10,6 +10,7 @@ import pytest
 
 from asgi_supervise.host.figures import Looks
 from asgi_worker.inbox import Handed, Inboxes, Kind
+from asgi_worker.processor import waited_ns
 from asgi_worker.scoreboard import Scoreboard, State, Word
 
 WORKER, SEAT = 7, 1
@@ -77,3 +78,13 @@ def test_a_worker_that_has_no_room_for_what_it_got_but_turns_is_believed(desk: D
     for now in (10.1, 10.2, 10.3):
         desk.ticks(now)
         assert desk.promise(now) == pytest.approx(now + 1)
+
+
+def test_a_worker_that_waited_for_a_processor_has_that_time_in_addition(desk: Desk) -> None:
+    desk.words[Word.PID] = os.getpid()
+    waited_s = waited_ns(os.getpid()) / 1e9
+    assert waited_s > 0
+    assert desk.promise(10.9) == 11.0, "it is not late"
+    assert 11.0 + waited_s <= desk.promise(11.5) <= 11.5 + waited_s
+    desk.words[Word.WAITED_NS] = 10**18  # by its last tick
+    assert desk.promise(11.5) == 11.0

@@ -32,6 +32,7 @@ from asgi_worker.balance import (
     surplus,
 )
 from asgi_worker.inbox import VERSION, Handed, Inboxes, Kind
+from asgi_worker.processor import waited_ns
 from asgi_worker.scoreboard import Scoreboard, State, Word
 
 HOUR_NS = 3_600_000_000_000
@@ -149,6 +150,22 @@ def test_a_promise_may_be_a_little_late() -> None:
         there.set(1, Word.PROMISE_NS, time.monotonic_ns() - LATE_NS // 2)
         assert siblings.for_fresh(100) == 1
         there.set(1, Word.PROMISE_NS, time.monotonic_ns() - LATE_NS)
+        assert siblings.for_fresh(100) is None
+
+
+def test_who_had_to_wait_for_a_processor_is_not_late() -> None:
+    with place(100, 0) as there:
+        siblings = there.siblings()
+        there.set(1, Word.PID, os.getpid())
+        waited = waited_ns(os.getpid())
+        assert waited > 0
+        there.set(1, Word.PROMISE_NS, time.monotonic_ns() - LATE_NS)
+        if waited > 10**7:  # else it is late again before it is asked
+            assert siblings.for_fresh(100) == 1
+        there.set(1, Word.PROMISE_NS, time.monotonic_ns() - LATE_NS - 10 * waited - 10**10)
+        assert siblings.for_fresh(100) is None
+        there.set(1, Word.PROMISE_NS, time.monotonic_ns() - LATE_NS)
+        there.set(1, Word.WAITED_NS, 10**18)
         assert siblings.for_fresh(100) is None
 
 

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asgi_worker.inbox import VERSION
+from asgi_worker.processor import waited_since_tick_ns
 from asgi_worker.scoreboard import State, Word
 
 if TYPE_CHECKING:
@@ -45,7 +46,8 @@ OCCUPIED: Final = 100
 CHEAP_S: Final = 0.001
 """Time of a processor that a connection costs. If it is less, several are taken in a turn."""
 LATE_NS: Final = 100_000_000
-"""Who has not ticked so long after it was to, is busy with something else, or hangs."""
+"""Who has not ticked so long after it was to, is busy with something else, or hangs, unless it had
+to wait for a processor."""
 GAP: Final = 2
 """How many connections more than another one has are too many …"""
 WIDE_GAP: Final = 16
@@ -247,6 +249,7 @@ class Siblings:
         exact: bool = True,
         roll: Callable[[], float] = random.random,
     ) -> None:
+        self._scoreboard = scoreboard
         self._seat = seat
         self._exact = exact
         self._roll = roll
@@ -292,11 +295,10 @@ class Siblings:
 
     def _is_able(self, seat: int) -> bool:
         """Whether it takes connections of our kind, and its loop turns."""
-        return (
-            self._takes[seat] == VERSION
-            and self._state[seat] == State.READY
-            and self._promise_ns[seat] + LATE_NS > time.monotonic_ns()
-        )
+        if self._takes[seat] != VERSION or self._state[seat] != State.READY:
+            return False
+        late_ns = time.monotonic_ns() - self._promise_ns[seat] - LATE_NS
+        return late_ns < 0 or late_ns < waited_since_tick_ns(self._scoreboard.writer(seat))
 
     def for_fresh(self, connections: int, *, first: bool = True) -> int | None:
         """Who shall have a connection just accepted; ``None``: we. ``connections``: ours with it.

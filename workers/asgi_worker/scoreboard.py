@@ -56,6 +56,7 @@ class Word(enum.IntEnum):
     TAKEN_IDLE = 18
     RESCUED = 19  # taken, of those that the master found waiting for somebody who did not come
     HELPED = 20  # accepted from the queue of another slot
+    WAITED_NS = 21  # how long the loop had waited for a processor by its last tick, all in all
 
 
 class Reading(NamedTuple):
@@ -82,6 +83,7 @@ class Reading(NamedTuple):
     taken_idle: int
     rescued: int
     helped: int
+    waited_ns: int
 
 
 class Scoreboard:

@@ -16,10 +16,12 @@ called for it; what hangs then is missed as soon as in a busy worker.
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from asgi_worker.processor import waited_ns
 from asgi_worker.scoreboard import Word
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ REQUESTS: Final = int(Word.REQUESTS)
 ERRORS: Final = int(Word.ERRORS)
 WEBSOCKETS: Final = int(Word.WEBSOCKETS)
 BUSY: Final = int(Word.BUSY)
+WAITED_NS: Final = int(Word.WAITED_NS)
 
 
 class Ticker:
@@ -52,6 +55,7 @@ class Ticker:
         """Whether the last tick found nothing to look after."""
         self._server = server
         self._board = board
+        self._pid = os.getpid()
         self._ticks = 0
         self._due_ns = 0
         self._period_ns = 0
@@ -96,6 +100,7 @@ class Ticker:
         self._due_ns = stamp_ns + self._period_ns
         board[STAMP_NS] = stamp_ns
         board[PROMISE_NS] = self._due_ns
+        board[WAITED_NS] = waited_ns(self._pid)
         board[LAG_NS] = lag_ns
         self._timer = server.loop.call_later(period_s, self._tick)
 

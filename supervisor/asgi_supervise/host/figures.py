@@ -1,9 +1,9 @@
 """What the workers write of themselves into the scoreboard, as the policies see it.
 
-With one exception they are believed. A worker with nothing to do promises for a whole second, and
+With two exceptions they are believed. A worker with nothing to do promises for a whole second, and
 meanwhile others give it connections. If it hangs in that second, these would wait until it is over;
 but that nothing is taken out of its inbox can be seen from outside, and then the promise does not
-count.
+count. And who could not keep a promise for want of a processor is given that time in addition.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from asgi_supervise.policy import vocabulary as v
 from asgi_worker.inbox import Inboxes
+from asgi_worker.processor import waited_since_tick_ns
 from asgi_worker.scoreboard import Scoreboard, State, Word
 
 
@@ -41,6 +42,8 @@ class Looks:
                     if had_waiting.get(worker) == done:
                         promise = min(promise, self._looked_at)
                     self._had_waiting[worker] = done
+                if promise < now:
+                    promise += waited_since_tick_ns(words) / 1e9
                 connections, in_flight = words[Word.CONNECTIONS], words[Word.IN_FLIGHT]
                 figures[worker] = v.Figures(
                     promise=promise,

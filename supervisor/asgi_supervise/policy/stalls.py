@@ -121,7 +121,8 @@ class Stalls:
                 continue
             if worker in self.stuck:
                 stall = self.stuck[worker]
-                stall.stuck_s += LOOK_S if late else gap_s
+                seen_s = stall.stuck_s + (LOOK_S if late else gap_s)
+                stall.stuck_s = max(stall.stuck_s, min(seen_s, now - promise))
             else:
                 stall = Stall(0.0 if late else min(now - promise, gap_s))
                 self.stuck[worker] = stall

@@ -1,0 +1,27 @@
+"""How long a worker had to wait for a processor: a loop that is late for want of one does not hang.
+
+On a machine with more to do than it can, everybody is late, and who takes the others for dead makes
+it worse. The kernel counts the time (``/proc/PID/schedstat``; sched-stats.rst in its documentation)
+for the main thread, which is that of the loop. Of a wait that is not over it knows nothing yet.
+"""
+
+from __future__ import annotations
+
+from asgi_worker.scoreboard import Word
+
+PID = int(Word.PID)
+WAITED_NS = int(Word.WAITED_NS)
+
+
+def waited_ns(pid: int) -> int:
+    """Nanoseconds since its start; 0 where the kernel does not tell, or the process is gone."""
+    try:
+        with open(f"/proc/{pid}/schedstat", "rb") as file:
+            return int(file.read().split()[1])
+    except (OSError, ValueError, IndexError):
+        return 0
+
+
+def waited_since_tick_ns(words: memoryview) -> int:
+    """How long the worker whose seat has these ``words`` waited since its loop last ticked."""
+    return max(0, waited_ns(words[PID]) - words[WAITED_NS])
