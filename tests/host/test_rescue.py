@@ -284,6 +284,19 @@ def test_what_the_system_refuses_waits_on_and_is_said_once(
     assert scene.taken(FIRST) == [(FRESH, address) for address in addresses]
 
 
+def test_it_is_said_again_when_it_is_so_another_time(
+    scene: Scene, caplog: pytest.LogCaptureFixture
+) -> None:
+    scene.connect(GONE)
+    for times in (1, 2):
+        scene.begin((GONE,), (OTHER,), FIRST)
+        with few_descriptors():
+            for _ in range(3):  # the pause of the time before is over, too
+                scene.turn(NOW + times)
+        assert len(caplog.records) == times
+        scene.begin((), (OTHER,), FIRST)  # an inbox that nobody has is always looked after
+
+
 def test_an_inbox_is_emptied_with_the_last_descriptor(
     scene: Scene, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -307,9 +320,28 @@ def test_a_source_that_fails_does_not_keep_others_from_being_emptied(scene: Scen
     assert scene.rescue.resumes == NOW + REFUSED_S
 
 
+def test_what_all_share_is_taken_only_if_nobody_accepts_anywhere(scene: Scene) -> None:
+    with socket.socket(socket.AF_UNIX) as shared:
+        shared.bind(f"\0{os.getpid()} {os.urandom(8).hex()}")
+        shared.listen()
+        shared.setblocking(False)
+        scene.listeners.shared.append(shared)
+        client = scene.clients.enter_context(socket.socket(socket.AF_UNIX))
+        client.connect(shared.getsockname())
+        scene.begin((GONE, FIRST, SECOND), (), OTHER)
+        scene.turn()
+        assert scene.inboxes.waiting(OTHER) == 0
+        scene.begin((GONE, FIRST, SECOND, OTHER), (), OTHER)
+        scene.turn()
+        assert scene.inboxes.waiting(OTHER) == 1
+        scene.rescue.forget_listeners()
+        scene.listeners.shared.clear()
+        assert scene.readable() == set()
+
+
 def test_after_the_listeners_are_closed_inboxes_are_emptied_on(scene: Scene) -> None:
     scene.begin((GONE, OTHER), (GONE,), FIRST)
-    scene.rescue.forget_slots()
+    scene.rescue.forget_listeners()
     scene.listeners.close()
     with socket.socket() as any_socket:  # with the number of one that was closed
         scene.inboxes.give(GONE, Handed(Kind.IDLE), any_socket.fileno())

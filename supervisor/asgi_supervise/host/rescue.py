@@ -77,24 +77,29 @@ class Rescue:
     def begin(
         self, slots: Sequence[int], seats: Collection[int], takers: Sequence[int], now: float
     ) -> None:
-        """From now on give what waits for ``slots`` and ``seats`` to the seats ``takers``."""
+        """From now on give what waits for ``slots`` and ``seats`` to the seats ``takers``.
+
+        All slots: then nobody accepts what the workers share either.
+        """
         takers = [seat for seat in takers if seat not in seats]
         self._sources = {}
         if takers:
-            for slot in slots:
-                for listener in self._listeners.of_slot(slot):
-                    self._sources[listener.fileno()] = partial(_accept, listener)
+            queues = [self._listeners.of_slot(slot) for slot in slots]
+            if len(queues) == len(self._listeners.by_slot):
+                queues.append(self._listeners.shared)
+            for listener in chain.from_iterable(queues):
+                self._sources[listener.fileno()] = partial(_accept, listener)
             for seat in seats:
                 self._sources[self._inboxes.reader(seat)] = partial(self._inboxes.take, seat)
-        else:
+        if not slots:
             self._complained = False
         if takers or self._in_hand is None:  # else who was to get that one still is
             self._takers = takers
         self._watch(now)
 
-    def forget_slots(self) -> None:
-        """Their listeners are about to be closed."""
-        for listener in chain.from_iterable(self._listeners.by_slot):
+    def forget_listeners(self) -> None:
+        """The listeners are about to be closed."""
+        for listener in chain(*self._listeners.by_slot, self._listeners.shared):
             self._sources.pop(listener.fileno(), None)
         self._watch(-math.inf)
 
@@ -196,7 +201,7 @@ class Rescue:
             self._watched.remove(reader)
 
     def _complain(self, error: OSError) -> None:
-        """Once for each time that there is something to rescue."""
+        """Once for each time that the worker of some slot does not come."""
         if not self._complained:
             advice = ""
             if error.errno == errno.EMFILE:

@@ -338,7 +338,8 @@ class Steer(msgspec.Struct, frozen=True):
 
 class Rescue(msgspec.Struct, frozen=True):
     """From now on accept what waits in the queues of ``slots`` and take what waits in the inboxes
-    of ``seats``, and give it to ``takers`` (workers); nothing else any more.
+    of ``seats``, and give it to ``takers`` (workers); nothing else any more. All slots: also what
+    waits in queues that the workers share.
     """
 
     slots: tuple[int, ...]
