@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from asgi_worker.balance import (
     CHEAP_S,
+    FEW,
     FREQUENT,
     GAP,
     HOT,
@@ -323,6 +324,17 @@ def test_siblings_see_what_soon_ends() -> None:
         assert siblings.for_fresh(2 + WIDE_GAP - 1) is None
         assert siblings.for_fresh(2 + WIDE_GAP) == 1
         assert not siblings.patient
+
+
+def test_of_what_soon_ends_few_are_handed_over_in_a_tick() -> None:
+    with place(0, 2) as there:
+        siblings = there.siblings()
+        traffic = Traffic().passes(ending=1000, staying=0, busy=OCCUPIED)
+        assert [siblings.for_fresh(9) for _ in range(2 * FEW)] == [1] * 2 * FEW
+        for _ in range(2):
+            siblings.see(traffic.young)
+            given = [siblings.for_fresh(2 + WIDE_GAP) for _ in range(2 * FEW)]
+            assert given == [1] * FEW + [None] * FEW
 
 
 def test_there_is_no_need_for_patience_without_others() -> None:

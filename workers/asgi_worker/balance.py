@@ -52,6 +52,8 @@ GAP: Final = 2
 """How many connections more than another one has are too many …"""
 WIDE_GAP: Final = 16
 """… and if most of them soon end."""
+FEW: Final = 10
+"""Of those that soon end, so many are handed over in a tick: that costs as much as they do."""
 STEP: Final = 0.25
 """The part of a surplus that goes at once."""
 MOST: Final = 128
@@ -268,6 +270,8 @@ class Siblings:
         self._shares: dict[int, int] = {}
         self._on_trial = False
         self._turnover = Turnover(time.monotonic())
+        self._few = FEW
+        """How many may still be handed over in this tick, if most soon end."""
         self.refresh()
 
     @property
@@ -278,6 +282,7 @@ class Siblings:
     def see(self, young: Young) -> None:
         """Look how our connections come and go. For every tick."""
         self._turnover.seen(time.monotonic(), young, self._busy[self._seat])
+        self._few = FEW
 
     def refresh(self) -> None:
         """Look who is there. For every tick; who comes is seen by then, who leaves or hangs at
@@ -309,10 +314,16 @@ class Siblings:
             seat = by_share(self._roll(), self._shares)
             if seat is not None and self._is_able(seat):
                 return seat
-        below = connections - self._turnover.gap + 1
+        gap = self._turnover.gap
+        if gap > GAP and not self._few:
+            return None
+        below = connections - gap + 1
         if min(map(self._connections, self._for_fresh), default=below) >= below:
             return None
-        return self._emptiest(self._for_fresh, below)
+        seat = self._emptiest(self._for_fresh, below)
+        if gap > GAP and seat is not None:
+            self._few -= 1
+        return seat
 
     def for_idle(self) -> int | None:
         """Who shall have a connection of ours when we leave; ``None``: nobody can."""
