@@ -307,6 +307,16 @@ def test_a_canary_gets_its_share_until_its_generation_is_accepted(
     assert [act.share for act in spawned if act.generation == 2] == [share, None]
 
 
+@pytest.mark.parametrize("balance", ["exact", "kernel"])
+def test_a_canary_beside_workers_that_give_nothing_accepts_like_them(balance: str) -> None:
+    stage = serving(balance="off")
+    stage.generations.rules = msgspec.convert({"workers": 2, "balance": balance}, Rules)
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: 2 in stage.generations_serving())
+    assert [child.share for child in stage.host.serving()] == [None] * 3
+    stage.until(stage.full)
+
+
 def test_it_is_promoted_before_the_one_beside_it_leaves() -> None:
     stage = serving()
     stage.reload()

@@ -291,6 +291,8 @@ class Supervisor:
         if current is not None and trying:
             current.canary = worker.number
         share = self._rules_of[wish.generation].canary_share if trying else None
+        if self.rules.balance == "off":  # nobody would give it any
+            share = None
         self._journal.add(
             v.SpawnWorker(worker.number, wish.slot, worker.seat, worker.generation, share)
         )
