@@ -277,6 +277,22 @@ def test_where_there_is_no_room_they_stay_until_there_is(run: Run) -> None:
     run(test())
 
 
+def test_nobody_is_given_more_than_it_has_room_for(run: Run) -> None:
+    async def test() -> None:
+        async with Fleet(whose, limit_concurrency=20) as fleet:
+            wires = [await fleet.connect(number % 2) for number in range(30)]
+            for wire in wires:
+                await served_by(wire)
+            leaving = leave(fleet.servers[0])
+            await fleet.eventually(lambda: fleet.reading(1).connections == 20, "it is full")
+            assert sorted([await served_by(wire) for wire in wires]) == [0] * 10 + [1] * 20
+            fleet.start(2)
+            await leaving
+            assert sorted([await served_by(wire) for wire in wires]) == [1] * 20 + [2] * 10
+
+    run(test())
+
+
 @pytest.mark.parametrize("takes", [0, VERSION + 1])
 def test_without_anybody_who_takes_the_close_is_announced(run: Run, takes: int) -> None:
     async def test() -> None:

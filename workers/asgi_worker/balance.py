@@ -22,6 +22,7 @@ A worker on trial is left out of all that. It gets its share, by chance, and not
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -239,7 +240,8 @@ class Siblings:
     """The other workers, as the one with ``seat`` sees them.
 
     ``exact``: whether workers balance at all while none of them leaves; a worker on trial gets its
-    share in any case. ``roll`` is a number from 0 (inclusive) to 1 (exclusive).
+    share in any case. ``most``: so many connections each of them has room for. ``roll`` is a number
+    from 0 (inclusive) to 1 (exclusive).
     """
 
     def __init__(
@@ -249,11 +251,13 @@ class Siblings:
         seat: int,
         *,
         exact: bool = True,
+        most: float = math.inf,
         roll: Callable[[], float] = random.random,
     ) -> None:
         self._scoreboard = scoreboard
         self._seat = seat
         self._exact = exact
+        self._most = most
         self._roll = roll
         self._waiting = inboxes.waiting
         self._others = [(seat + step) % scoreboard.seats for step in range(1, scoreboard.seats)]
@@ -327,8 +331,8 @@ class Siblings:
 
     def for_idle(self) -> int | None:
         """Who shall have a connection of ours when we leave; ``None``: nobody can."""
-        seat = self._emptiest(self._takers, float("inf"))
-        return seat if seat is not None else self._emptiest(self._shares, float("inf"))
+        seat = self._emptiest(self._takers, self._most)
+        return seat if seat is not None else self._emptiest(self._shares, self._most)
 
     def _emptiest(self, seats: Iterable[int], below: float) -> int | None:
         return emptiest(filter(self._is_able, seats), below, self._connections, self._waiting)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import math
 import os
 import socket
 import sys
@@ -277,7 +278,9 @@ class Server:
 
     def join(self, scoreboard: Scoreboard, inboxes: Inboxes, seat: int) -> None:
         """Give connections to other workers and take theirs. To be called before :meth:`listen`."""
-        siblings = Siblings(scoreboard, inboxes, seat, exact=self.settings.balance == "exact")
+        exact = self.settings.balance == "exact"
+        most = math.inf if self.limit_concurrency is None else self.limit_concurrency
+        siblings = Siblings(scoreboard, inboxes, seat, exact=exact, most=most)
         self.handoff = Handoff(self, siblings, inboxes, seat)
 
     def listen(
