@@ -212,6 +212,21 @@ def test_what_is_not_a_message_is_logged_and_the_next_is_taken(
     assert all("cannot take a connection from the inbox" in message for message in messages)
 
 
+def test_what_is_sent_does_not_wait_for_more_wherever_it_came_from(run: Run) -> None:
+    async def test() -> None:
+        async with Fleet(whose, balance="exact") as fleet:
+            for wire in [await fleet.connect() for _ in range(4)]:
+                await served_by(wire)
+            assert fleet.reading(1).taken_fresh
+            for server in fleet.servers.values():
+                for connection in server.connections:
+                    transport = connection.transport  # type: ignore[attr-defined]
+                    sock = transport.get_extra_info("socket")
+                    assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    run(test())
+
+
 def test_figures_are_never_behind(run: Run) -> None:
     async def test() -> None:
         async with Fleet(whose, workers=1) as fleet:

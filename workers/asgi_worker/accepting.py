@@ -132,9 +132,10 @@ class Accepting:
     def adopt(self, descriptor: int, make: Factory, family: int = -1) -> None:
         """Make a connection of ``descriptor``, a connected socket that is ours from here on.
 
-        ``family``: if it is known; else the kernel is asked.
+        ``family``: if it is known; else the kernel is asked. It is in any case for the protocol:
+        only if that says TCP asyncio sees to it that small pieces do not wait for an answer.
         """
-        sock = socket.socket(family, socket.SOCK_STREAM, 0, descriptor)
+        sock = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
         self.opening += 1
         self.tell()
         opening: Opening = self.loop.connect_accepted_socket(make, sock)
