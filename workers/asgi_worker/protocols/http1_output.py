@@ -307,6 +307,8 @@ class Output:
         else:
             exchange.remaining = UNTIL_CLOSE
             exchange.keep_alive = False
+        if exchange.expects_continue and exchange.more_body:
+            exchange.keep_alive = False  # nobody knows whether the body will come
         if not exchange.keep_alive:
             lines.append(b"connection: close\r\n\r\n")
         elif scope["http_version"] == "1.1":
