@@ -113,7 +113,7 @@ def test_a_killed_master_leaves_no_process_and_no_port(case: str) -> None:
         killed_at = time.monotonic()
         service.process.kill()
         assert service.ended(within_s=graceful_s + 5) == -signal.SIGKILL
-        assert time.monotonic() - killed_at < graceful_s + 1
+        assert time.monotonic() - killed_at < graceful_s + 3  # nobody waits for ever
         with socket.create_server(address):
             pass
 
