@@ -315,6 +315,26 @@ def test_without_anybody_who_takes_the_close_is_announced(run: Run, takes: int) 
     run(test())
 
 
+def test_who_has_no_time_at_the_moment_is_waited_for(run: Run) -> None:
+    async def test() -> None:
+        async with Fleet(whose, workers=1) as fleet:
+            wire = await fleet.connect()
+            board = fleet.pretend(2)
+            board[Word.PROMISE_NS] = 1
+            leaving = leave(fleet.servers[0])
+            for _ in range(3):
+                assert await served_by(wire) == 0
+                await asyncio.sleep(FORLORN_S / 2)
+            assert not fleet.inboxes.waiting(2)
+            fleet.pretend(2)
+            await leaving
+            ((handed, sock),) = fleet.take(2)
+            assert handed.kind is Kind.IDLE
+            sock.close()
+
+    run(test())
+
+
 def test_near_the_end_of_the_budget_the_close_is_announced(run: Run) -> None:
     async def test() -> None:
         async with Fleet(whose, workers=1) as fleet:

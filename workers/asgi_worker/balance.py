@@ -334,6 +334,11 @@ class Siblings:
         seat = self._emptiest(self._takers, self._most)
         return seat if seat is not None else self._emptiest(self._shares, self._most)
 
+    def has_takers(self) -> bool:
+        """Whether somebody takes connections, if perhaps not before its loop turns again."""
+        known = (*self._takers, *self._shares)
+        return any(self._takes[s] == VERSION and self._state[s] == State.READY for s in known)
+
     def _emptiest(self, seats: Iterable[int], below: float) -> int | None:
         return emptiest(filter(self._is_able, seats), below, self._connections, self._waiting)
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 SETTLE_S: Final = 0.05  # how often it is looked whether all requests have ended
 FORLORN_S: Final = 2.0
-"""Nobody has taken any connection for so long: nobody will."""
+"""Nobody has taken connections for so long, not even one whose loop does not turn: nobody will."""
 NOTICE_S: Final = 2.0
 """Applications are told that their clients are gone so long before they are cancelled, at most."""
 CANCEL_S: Final = 0.5  # for a cancelled application to end
@@ -52,7 +52,7 @@ class Draining:
         self._all_gone: asyncio.Future[None] | None = None
         self._looked_at = server.loop.time()
         self._told: set[Connection] = set()
-        self._taken_at = server.loop.time()  # when somebody last took connections
+        self._taken_at = server.loop.time()  # when there was last somebody who takes connections
 
     def hasten(self, budget_s: float) -> None:
         """End within ``budget_s`` from now, if that is sooner."""

@@ -195,12 +195,12 @@ class Handoff:
             self._to_shed.pop()
 
     def evacuate(self) -> bool:
-        """Give away all that is idle; ``False``: there is nobody who takes."""
+        """Give away all that is idle; ``False``: there is nobody who takes, nor soon will."""
         self._siblings.refresh()
         for connection in self._idle():
             if not self.give(connection):
                 break
-        return self._siblings.for_idle() is not None
+        return self._siblings.has_takers()
 
     def tick(self) -> None:
         """See how the others do, and give them some idle connections if they have too little."""
