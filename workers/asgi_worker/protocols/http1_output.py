@@ -269,7 +269,7 @@ class Output:
             self.large_bytes = 0
             self.must_wait = True
 
-    def _head(  # noqa: PLR0912 – flat is fast
+    def _head(  # noqa: C901, PLR0912 – flat is fast
         self, exchange: Exchange, body_bytes: int, more: bool
     ) -> list[bytes]:
         """The head, in pieces, for a response whose first piece of body is ``body_bytes`` long.
