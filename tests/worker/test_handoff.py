@@ -170,6 +170,31 @@ def test_connections_that_are_never_idle_at_a_tick_go_after_a_response(run: Run)
     run(test())
 
 
+def test_who_left_since_it_was_looked_at_is_given_nothing(run: Run) -> None:
+    async def test() -> None:
+        gate = asyncio.Event()
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            await gate.wait()
+            await whose(scope, receive, send)
+
+        async with Fleet(app, workers=1, balance="exact") as fleet:
+            wires = [await fleet.connect() for _ in range(12)]
+            for wire in wires:
+                await wire.write(GET)
+            server = fleet.servers[0]
+            await fleet.eventually(lambda: len(server.tasks) == 12, "all are busy")
+            board = fleet.pretend(1)
+            await fleet.eventually(lambda: server.moving, "some shall go after their response")
+            board[Word.TAKES] = 0
+            gate.set()
+            assert [(await wire.read_response())[2] for wire in wires] == [b"0"] * 12
+            assert fleet.reading(0).given_idle == 0
+            assert [await served_by(wire) for wire in wires] == [0] * 12
+
+    run(test())
+
+
 def test_a_full_worker_takes_nothing(run: Run) -> None:
     async def test() -> None:
         async with Fleet(whose, limit_concurrency=2) as fleet:

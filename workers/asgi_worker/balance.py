@@ -302,7 +302,7 @@ class Siblings:
             mean = (sum(busy) + self._busy[self._seat]) / (len(busy) + 1)
             self._for_fresh = [s for s in self._takers if not is_hot(self._busy[s], mean)]
 
-    def _is_able(self, seat: int) -> bool:
+    def is_able(self, seat: int) -> bool:
         """Whether it takes connections of our kind, and its loop turns."""
         if self._takes[seat] != VERSION or self._state[seat] != State.READY:
             return False
@@ -316,7 +316,7 @@ class Siblings:
         """
         if first and self._shares and not self._on_trial:
             seat = by_share(self._roll(), self._shares)
-            if seat is not None and self._is_able(seat):
+            if seat is not None and self.is_able(seat):
                 return seat
         gap = self._turnover.gap
         if gap > GAP and not self._few:
@@ -340,7 +340,7 @@ class Siblings:
         return any(self._takes[s] == VERSION and self._state[s] == State.READY for s in known)
 
     def _emptiest(self, seats: Iterable[int], below: float) -> int | None:
-        return emptiest(filter(self._is_able, seats), below, self._connections, self._waiting)
+        return emptiest(filter(self.is_able, seats), below, self._connections, self._waiting)
 
     def to_shed(self, connections: int, busy: int) -> list[int]:
         """Who shall have some of our ``connections`` now: a seat for each that shall go.
@@ -352,6 +352,6 @@ class Siblings:
         others = {
             seat: Load(self._connections(seat) + self._waiting(seat), self._busy[seat])
             for seat in self._takers
-            if self._is_able(seat)
+            if self.is_able(seat)
         }
         return surplus(Load(connections, busy), others, self._roll)

@@ -191,8 +191,10 @@ class Handoff:
             return
         if self.leaving:
             self.give(connection)
-        elif self._to_shed and self._give(self._to_shed[-1], connection):
-            self._to_shed.pop()
+        elif self._to_shed:
+            seat = self._to_shed[-1]
+            if self._siblings.is_able(seat) and self._give(seat, connection):
+                self._to_shed.pop()
 
     def evacuate(self) -> bool:
         """Give away all that is idle; ``False``: there is nobody who takes, nor soon will."""
