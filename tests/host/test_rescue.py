@@ -334,14 +334,37 @@ def test_what_all_share_is_taken_only_if_nobody_accepts_anywhere(scene: Scene) -
         scene.begin((GONE, FIRST, SECOND, OTHER), (), OTHER)
         scene.turn()
         assert scene.inboxes.waiting(OTHER) == 1
-        scene.rescue.forget_listeners()
+        scene.rescue.end_queues(NOW)
         scene.listeners.shared.clear()
         assert scene.readable() == set()
 
 
+def test_when_the_service_stops_queues_to_which_nobody_comes_are_emptied_and_ended(
+    scene: Scene,
+) -> None:
+    scene.begin((GONE,), (), FIRST)
+    addresses = scene.connect(GONE, 2)
+    scene.rescue.end_queues(NOW)
+    assert scene.taken(FIRST) == [(FRESH, address) for address in addresses]
+    with pytest.raises(OSError, match="Invalid argument"):
+        scene.listeners.by_slot[GONE][0].accept()
+    scene.connect(FIRST)
+    assert any(scene.waits_in_queue(slot) for slot in (FIRST, SECOND, OTHER))
+
+
+def test_a_queue_for_which_there_was_no_room_is_left_to_who_may_still_come(scene: Scene) -> None:
+    scene.fill(FIRST)
+    scene.begin((GONE,), (), FIRST)
+    scene.connect(GONE)
+    scene.turn()
+    scene.rescue.end_queues(NOW)
+    assert scene.waits_in_queue(GONE)
+    assert scene.readable() == set()
+
+
 def test_after_the_listeners_are_closed_inboxes_are_emptied_on(scene: Scene) -> None:
     scene.begin((GONE, OTHER), (GONE,), FIRST)
-    scene.rescue.forget_listeners()
+    scene.rescue.end_queues(NOW)
     scene.listeners.close()
     with socket.socket() as any_socket:  # with the number of one that was closed
         scene.inboxes.give(GONE, Handed(Kind.IDLE), any_socket.fileno())

@@ -7,7 +7,7 @@ import pytest
 from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.lifecycle import Service
 from tests.host.fake import Script
-from tests.policy.stage import Stage
+from tests.policy.stage import Stage, serving
 
 
 def of(kind: type[v.Act], stage: Stage) -> list[v.Act]:
@@ -32,14 +32,16 @@ def test_start_serve_stop() -> None:
     assert stage.said[-1] == "info: stopped"
 
 
-def test_listeners_are_closed_after_every_worker_was_told() -> None:
-    stage = Stage()
-    stage.until(stage.full)
+def test_queues_to_which_nobody_comes_are_ended_before_workers_end_theirs() -> None:
+    stage = serving()
+    stage.host.hang(stage.host.in_slot(0))
+    stage.until(lambda: stage.host.rescued[0] == (0,))
+    before = len(stage.acts)
     stage.stop()
-    kinds = [type(act) for act in stage.acts if not isinstance(act, v.Say)]
-    assert kinds.index(v.CloseListeners) > max(
-        index for index, kind in enumerate(kinds) if kind is v.DrainWorker
-    )
+    kinds = [type(act) for act in stage.acts[before:]]
+    assert kinds.count(v.DrainWorker) == 2
+    assert kinds.index(v.CloseListeners) < kinds.index(v.DrainWorker)
+    assert kinds.index(v.CloseListeners) < kinds.index(v.Rescue), "they are emptied a last time"
 
 
 def test_a_dead_worker_is_replaced_in_its_slot() -> None:

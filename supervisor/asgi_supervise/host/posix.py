@@ -230,7 +230,7 @@ class PosixHost:
                 )
 
     def close_listeners(self) -> None:
-        self._rescue.forget_listeners()
+        self._rescue.end_queues(self.now())
         self._listeners.refuse()
         self._listeners.close()
         self._listeners.remove_files()

@@ -15,6 +15,7 @@ queue that is not emptied would wake it again and again: it pauses).
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import heapq
 import logging
@@ -97,11 +98,21 @@ class Rescue:
             self._takers = takers
         self._watch(now)
 
-    def forget_listeners(self) -> None:
-        """The listeners are about to be closed."""
-        for listener in chain(*self._listeners.by_slot, self._listeners.shared):
+    def end_queues(self, now: float) -> None:
+        """The service stops, and the listeners are about to be closed.
+
+        Workers end their own queues. Those to which nobody comes are emptied a last time and ended
+        here: who joined one now would wait while anybody holds it, and then be reset, not refused.
+        """
+        are_emptied = self.resumes == math.inf  # else somebody may still come
+        self.work(self._sources, now)
+        for listener in chain.from_iterable(self._listeners.by_slot):
+            if self._sources.pop(listener.fileno(), None) is not None and are_emptied:
+                with contextlib.suppress(OSError):  # somebody else has ended it
+                    listener.shutdown(socket.SHUT_RD)
+        for listener in self._listeners.shared:
             self._sources.pop(listener.fileno(), None)
-        self._watch(-math.inf)
+        self._watch(now)
 
     def let_go(self) -> None:
         """Close what is in hand: in a child just forked, or at the end."""

@@ -203,10 +203,10 @@ class Supervisor:
                 limit = self.rules.graceful_timeout_s
                 self._journal.say("info", f"stopping ({why}): workers have {limit:g} s to finish")
                 self._lives.others_serve = False
+                self._journal.add(v.CloseListeners())  # queues of others before workers end theirs
                 self.reloads.stop(now)
                 for member in self.fleet.members():
                     self._lives.step(member, Change.RETIRED, now)
-                self._journal.add(v.CloseListeners())
             case Task.KILL_ALL:
                 self._stop_at = math.inf
                 level: Literal["error", "info"] = "error" if turn is Turn.GIVE_UP else "info"
