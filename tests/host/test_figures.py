@@ -65,6 +65,17 @@ def test_a_worker_that_leaves_its_inbox_alone_is_late_since_the_last_look(desk: 
     assert desk.looks.look({WORKER: SEAT}, 10.6).resting
 
 
+def test_it_is_late_until_it_does_something_though_others_empty_its_inbox(desk: Desk) -> None:
+    desk.gets()
+    assert [desk.promise(now) for now in (10.1, 10.2)] == [11.0, 10.1]
+    taken = desk.inboxes.take(SEAT)  # by the master
+    assert taken is not None
+    os.close(taken[1])
+    assert [desk.promise(now) for now in (10.3, 10.4)] == [10.2, 10.3]
+    desk.ticks(10.5)
+    assert desk.promise(10.5) == 11.5
+
+
 def test_a_worker_in_whose_inbox_there_is_always_something_is_believed(desk: Desk) -> None:
     desk.gets()
     for look in range(1, 5):

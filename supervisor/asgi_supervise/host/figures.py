@@ -24,8 +24,8 @@ class Looks:
         self._inboxes = inboxes
         self._looked_at = 0.0
         self._had_waiting: dict[int, tuple[int, int, int]] = {}
-        """At the last look, of those in whose inbox there was something: what changes if they do
-        anything."""
+        """Of those in whose inbox there was something, and who have done nothing since: what changes
+        if they do anything."""
 
     def look(self, seats: Mapping[int, int], now: float) -> v.FiguresSeen:
         """The figures of workers, by number, that have these ``seats``."""
@@ -37,10 +37,11 @@ class Looks:
             if promise_ns := words[Word.PROMISE_NS]:
                 promise = promise_ns / 1e9
                 waiting = self._inboxes.waiting(seat)
-                if waiting:
-                    done = words[Word.STAMP_NS], words[Word.TAKEN_FRESH], words[Word.TAKEN_IDLE]
-                    if had_waiting.get(worker) == done:
-                        promise = min(promise, self._looked_at)
+                done = words[Word.STAMP_NS], words[Word.TAKEN_FRESH], words[Word.TAKEN_IDLE]
+                is_mute = had_waiting.get(worker) == done  # also if others took it out since
+                if is_mute:
+                    promise = min(promise, self._looked_at)
+                if waiting or is_mute:
                     self._had_waiting[worker] = done
                 if promise < now:
                     promise += waited_since_tick_ns(words) / 1e9
