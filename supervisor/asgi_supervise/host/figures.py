@@ -24,8 +24,8 @@ class Looks:
         self._inboxes = inboxes
         self._looked_at = 0.0
         self._had_waiting: dict[int, tuple[int, int, int]] = {}
-        """Of those in whose inbox there was something, and who have done nothing since: what changes
-        if they do anything."""
+        """Of those in whose inbox there was something, and who have done nothing since: what would
+        have changed."""
 
     def look(self, seats: Mapping[int, int], now: float) -> v.FiguresSeen:
         """The figures of workers, by number, that have these ``seats``."""
