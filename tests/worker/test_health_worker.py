@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from asgi_worker.contract import Drain, Exit, Healthy, Unhealthy, Withdraw
+from asgi_worker.main import MASTERS_WORD_S
 from tests.worker.alone import Alone, read_all
 from tests.worker.serving import LoopKind
 from tests.worker.test_main import wait_until
@@ -160,3 +161,16 @@ def test_django(tmp_path: Path, loop_kind: LoopKind) -> None:
         assert (
             "answered 400 (does the application allow the host localhost?)" in worker.fails().reason
         )
+
+
+def test_who_is_terminated_together_with_the_master_serves_until_it_is_told_to_stop(
+    tmp_path: Path, loop_kind: LoopKind
+) -> None:
+    with Alone(tmp_path, SWITCHED % "/", loop_kind) as worker:
+        worker.get_ready()
+        worker.process.send_signal(signal.SIGTERM)
+        worker.tell(Withdraw())
+        assert worker.says_nothing(2 * MASTERS_WORD_S)
+        assert worker.get("/").startswith(b"HTTP/1.1 200 ")
+        worker.tell(Drain(5.0, successor=False))
+        assert worker.ends() == Exit.OK
