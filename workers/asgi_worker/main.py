@@ -350,7 +350,8 @@ class _Worker:
     def _terminate(self) -> None:
         """Somebody wants this worker to end, or the whole service, which only the master knows.
 
-        Its order comes within a moment if it is the service; else the master will replace us.
+        Its word comes within a moment if it is the service: to stop, or that we shall soon. Else it
+        will replace us.
         """
         if self.server is None:
             self._stop("SIGTERM while starting")
@@ -358,7 +359,7 @@ class _Worker:
             self.loop.call_later(MASTERS_WORD_S, self._leave_alone)
 
     def _leave_alone(self) -> None:
-        if not self.told_to_stop.done():
+        if not (self.told_to_stop.done() or self.withdrawn):
             self._tell(Unhealthy("it got SIGTERM, and not from the master"))
             self._drain(Drain(self.settings.graceful_timeout_s, successor=True))
 
