@@ -25,7 +25,8 @@ TEMPLATE = Path("supervisor/asgi_supervise/host/template.py")
 CHILDREN = Path("supervisor/asgi_supervise/host/children.py")
 
 SEAM = {
-    f"asgi_worker.{name}" for name in ("channel", "contract", "inbox", "processor", "scoreboard")
+    f"asgi_worker.{name}"
+    for name in ("channel", "contract", "inbox", "processor", "scoreboard", "stacks")
 }
 PURE = {
     *(

@@ -149,8 +149,8 @@ class Master:
                 host.kill_worker(worker)
             case v.LookAtFigures():
                 host.look_at_figures()
-            case v.DumpStacks(generation=generation, worker=whose):
-                host.dump_stacks(generation, whose)
+            case v.DumpStacks(generation=generation, worker=whose, native=native):
+                host.dump_stacks(generation, whose, native=native)
             case v.ReadStacks(generation=generation, worker=whose):
                 host.read_stacks(generation, whose)
             case v.Steer(weights=weights):

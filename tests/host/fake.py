@@ -103,6 +103,10 @@ class FakeHost:
         self.steered_at: list[float] = []
         self.rescued: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]] = ((), (), ())
         """Slots and seats for which the master takes, and the workers it gives to."""
+        self.state = "S"
+        """What the kernel says of processes."""
+        self.in_native_code = False
+        """What hangs does so in native code, and answers only to who asks a second time."""
         self.resting = False
         """No worker has a connection."""
         self.passed_on: list[Mapping[int, int]] = []
@@ -228,18 +232,18 @@ class FakeHost:
         }
         self.happens(v.FiguresSeen(figures, self.resting))
 
-    def dump_stacks(self, generation: int, worker: int | None) -> None:
+    def dump_stacks(self, generation: int, worker: int | None, *, native: bool = False) -> None:
         child: FakeWorker | FakeTemplate | None = (
             self.templates.get(generation) if worker is None else self.workers.get(worker)
         )
         if child is not None:
-            child.stacks = STACKS
+            child.stacks = STACKS if native or not self.in_native_code else ""
 
     def read_stacks(self, generation: int, worker: int | None) -> None:
         child: FakeWorker | FakeTemplate | None = (
             self.templates.get(generation) if worker is None else self.workers.get(worker)
         )
-        text, state = (child.stacks, "S") if child is not None else ("", "")
+        text, state = (child.stacks, self.state) if child is not None else ("", "")
         self.happens(v.StacksRead(generation, worker, text, state))
 
     def steer(self, weights: Sequence[int]) -> None:

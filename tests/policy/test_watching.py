@@ -138,3 +138,22 @@ def test_a_late_starter_says_where_it_hangs() -> None:
     assert line.endswith(STACKS.rstrip())
     stage.script()
     stage.until(stage.full)
+
+
+def test_what_hangs_in_native_code_is_asked_a_second_time() -> None:
+    stage = serving(stall_warn_s=0.5)
+    stage.host.in_native_code = True
+    stage.host.hang(stage.host.in_slot(0))
+    stage.until(lambda: bool(stage.said_with("is stuck", "/srv/app/slow.py:7 in crunch")))
+    asked = [act.native for act in stage.acts if isinstance(act, v.DumpStacks)]
+    assert asked == [False, True]
+
+
+@pytest.mark.parametrize("state", ["T", "t", "D", "Z", ""])
+def test_who_cannot_answer_is_not_asked_a_second_time(state: str) -> None:
+    stage = serving(stall_warn_s=0.5)
+    stage.host.state = state
+    stage.host.in_native_code = True
+    stage.host.hang(stage.host.in_slot(0))
+    stage.until(lambda: bool(stage.said_with("is stuck")))
+    assert [act.native for act in stage.acts if isinstance(act, v.DumpStacks)] == [False]

@@ -120,6 +120,22 @@ def test_stacks_are_written_while_the_loop_hangs(tmp_path: Path, loop_kind: Loop
         assert "Fatal Python error: Segmentation fault" in stacks_of(worker)
 
 
+def test_asking_a_worker_that_is_busy_for_its_stacks_does_no_harm(
+    tmp_path: Path, loop_kind: LoopKind
+) -> None:
+    with Alone(tmp_path, HELLO, loop_kind) as worker:
+        worker.get_ready()
+        with worker.connect() as client:
+            for _ in range(300):
+                client.sendall(b"GET / HTTP/1.1\r\nHost: t\r\n\r\n" * 8)
+                worker.process.send_signal(STACKS_SIGNAL)
+                came = b""
+                while came.count(b"HTTP/1.1 200") < 8:
+                    came += client.recv(65536)
+        assert worker.process.poll() is None
+        assert "Current thread" in stacks_of(worker)
+
+
 def test_endless_responses_are_told_late_and_then_cancelled(
     tmp_path: Path, loop_kind: LoopKind
 ) -> None:

@@ -21,10 +21,14 @@ LONGEST_MESSAGE_BYTES = 128 * 1024
 
 
 STACKS_SIGNAL = signal.SIGRTMIN + 11
-"""On it, templates and workers write the Python stack of every thread to the file they were given
-(``faulthandler.register``: written by a C-level handler, so it works while the loop or the GIL is
-held). A real-time signal in the middle of the range: applications and libraries use the standard
-ones, debuggers and libc the ends.
+"""On it, templates and workers write the Python stack of every thread to the file they were given,
+as soon as Python code goes on (:mod:`asgi_worker.stacks`) …
+"""
+NATIVE_STACKS_SIGNAL = signal.SIGRTMIN + 12
+"""… and on this one that of the main thread, from within native code.
+
+Real-time signals in the middle of the range: applications and libraries use the standard ones,
+debuggers and libc the ends.
 """
 
 

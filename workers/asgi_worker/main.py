@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import atexit
 import contextlib
-import faulthandler
 import logging
 import os
 import signal
@@ -28,7 +27,6 @@ from asgi_worker import contract, loggers, memory
 from asgi_worker.access_log import AccessLog
 from asgi_worker.application import BootError, load
 from asgi_worker.contract import (
-    STACKS_SIGNAL,
     Awake,
     BootFailed,
     Drain,
@@ -43,6 +41,7 @@ from asgi_worker.health import Health, withdrawn
 from asgi_worker.lifespan import Lifespan
 from asgi_worker.scoreboard import State, Word
 from asgi_worker.server import Server
+from asgi_worker.stacks import write_when_asked
 
 if TYPE_CHECKING:
     from asgi_worker.application import Application
@@ -86,8 +85,7 @@ def run(  # noqa: PLR0913 – all that a forked process is given
     """
     began = time.monotonic()
     # First, so that whatever hangs or crashes from here on can be seen.
-    faulthandler.register(STACKS_SIGNAL, file=stacks, all_threads=True, chain=False)
-    faulthandler.enable(file=stacks)
+    write_when_asked(stacks)
     atexit._clear()  # noqa: SLF001 – what came before the fork is for another process to run
     signal.signal(signal.SIGINT, _leave_it_to_the_master)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

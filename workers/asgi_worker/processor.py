@@ -13,15 +13,25 @@ PID = int(Word.PID)
 WAITED_NS = int(Word.WAITED_NS)
 
 
+def ran_ns(pid: int) -> int:
+    """Nanoseconds that its main thread has run, as far as it was counted; 0 as below."""
+    return _schedstat(pid)[0]
+
+
 def waited_ns(pid: int) -> int:
     """Nanoseconds since its start; 0 where the kernel does not tell, or the process is gone."""
-    try:
-        with open(f"/proc/{pid}/schedstat", "rb") as file:
-            return int(file.read().split()[1])
-    except (OSError, ValueError, IndexError):
-        return 0
+    return _schedstat(pid)[1]
 
 
 def waited_since_tick_ns(words: memoryview) -> int:
     """How long the worker whose seat has these ``words`` waited since its loop last ticked."""
     return max(0, waited_ns(words[PID]) - words[WAITED_NS])
+
+
+def _schedstat(pid: int) -> tuple[int, int]:
+    try:
+        with open(f"/proc/{pid}/schedstat", "rb") as file:
+            ran, waited, _ = file.read().split()
+            return int(ran), int(waited)
+    except (OSError, ValueError):
+        return 0, 0

@@ -20,7 +20,8 @@ import msgspec
 
 from asgi_supervise.host import children, stacks
 from asgi_worker import channel
-from asgi_worker.contract import Message, decode, encode
+from asgi_worker.contract import NATIVE_STACKS_SIGNAL, STACKS_SIGNAL, Message, decode, encode
+from asgi_worker.processor import ran_ns
 
 
 class Refused(Exception):
@@ -49,6 +50,8 @@ class Child:
     pid: int | None = None
     """Known together with the pidfd; until then it may not exist."""
     pidfd: int = -1
+    ran_ns: int = 0
+    """How long it had run when it was asked for its stacks."""
     heard_out: bool = False
     """Its end of the channel is closed."""
 
@@ -100,6 +103,17 @@ class Child:
         """If it exists."""
         if self.pid is not None:
             children.send_signal(self.pidfd, number)
+
+    def ask_for_stacks(self, *, native: bool) -> None:
+        """See :meth:`~asgi_supervise.host.system.Host.dump_stacks`."""
+        if self.pid is None:
+            return
+        if not native:
+            stacks.empty(self.stacks)
+            self.ran_ns = ran_ns(self.pid)
+            self.signal(STACKS_SIGNAL)
+        elif stacks.is_in_native_code(self.pid, self.ran_ns):
+            self.signal(NATIVE_STACKS_SIGNAL)
 
     def messages(
         self, most: int, selector: selectors.BaseSelector

@@ -23,7 +23,6 @@ from asgi_supervise.host.sockets import Listeners
 from asgi_supervise.host.template import Blueprint
 from asgi_supervise.policy import vocabulary as v
 from asgi_worker.contract import (
-    STACKS_SIGNAL,
     Awake,
     BootFailed,
     Drain,
@@ -41,6 +40,7 @@ from asgi_worker.contract import (
 )
 from asgi_worker.inbox import Inboxes
 from asgi_worker.scoreboard import Scoreboard, Word
+from asgi_worker.stacks import write_when_asked
 
 log = logging.getLogger("asgi_supervise")
 
@@ -193,10 +193,9 @@ class PosixHost:
         seats = {worker: child.seat for worker, child in self._workers.items()}
         self._happened.append(self._looks.look(seats, self.now()))
 
-    def dump_stacks(self, generation: int, worker: int | None) -> None:
+    def dump_stacks(self, generation: int, worker: int | None, *, native: bool = False) -> None:
         if child := self._child(generation, worker):
-            stacks.empty(child.stacks)
-            child.signal(STACKS_SIGNAL)
+            child.ask_for_stacks(native=native)
 
     def read_stacks(self, generation: int, worker: int | None) -> None:
         text = state = ""
@@ -282,7 +281,7 @@ class PosixHost:
                     os.close(other.pidfd)
             for descriptor in self._private:
                 os.close(descriptor)
-            stacks.write_when_asked(child.stacks)
+            write_when_asked(child.stacks)
             return kept
         except BaseException:  # noqa: BLE001 - a child must not return into the master's loop
             traceback.print_exc()

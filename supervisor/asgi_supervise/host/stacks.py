@@ -1,10 +1,8 @@
 """The files in which our processes write the Python stacks of their threads.
 
 Each process has one, held by the master too: an anonymous file in memory, so nothing is written to
-disk, nothing can block and what was written survives the writer. faulthandler writes it: a handler
-in C, which works while the loop hangs or native code holds the GIL, and which a crash in native
-code goes through as well. The file is opened for appending, so that the master can empty it without
-the writer having to know.
+disk, nothing can block and what was written survives the writer (:mod:`asgi_worker.stacks`). The
+file is opened for appending, so that the master can empty it without the writer having to know.
 
 Considered and refused: a pipe (a full one blocks the crashing process inside its handler), standard
 error (lines of several processes mix, and the master could not read them), ``ptrace`` (containers
@@ -14,14 +12,15 @@ forbid it).
 from __future__ import annotations
 
 import contextlib
-import faulthandler
 import fcntl
 import os
 
-from asgi_worker.contract import STACKS_SIGNAL
+from asgi_worker.processor import ran_ns
 
 MOST_BYTES = 1024 * 1024
 """More than faulthandler writes: a hundred threads of a hundred frames."""
+_RAN_NS = 20_000_000
+"""Python code that ran for so long has seen a signal."""
 _CRASH = b"Fatal Python error: "
 """How faulthandler begins what it writes on SIGSEGV and the like."""
 
@@ -31,12 +30,6 @@ def make() -> int:
     descriptor = os.memfd_create("stacks")
     fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
     return descriptor
-
-
-def write_when_asked(descriptor: int) -> None:
-    """From now on this process writes its stacks there: on STACKS_SIGNAL, and when it crashes."""
-    faulthandler.enable(descriptor, all_threads=True)
-    faulthandler.register(STACKS_SIGNAL, descriptor, all_threads=True)
 
 
 def empty(descriptor: int) -> None:
@@ -62,3 +55,14 @@ def kernel_state(pid: int) -> str:
         # The name before it is the process's own choice and may hold anything.
         return file.read().rpartition(b") ")[2][:1].decode("ascii", "replace")
     return ""
+
+
+def is_in_native_code(pid: int, ran_before_ns: int) -> bool:
+    """Whether a process that has not answered, though it was asked when it had run for
+    ``ran_before_ns``, must be in native code: it waits there, or has run since.
+    """
+    match kernel_state(pid):
+        case "R":
+            return ran_ns(pid) - ran_before_ns >= _RAN_NS
+        case state:
+            return state == "S"

@@ -74,8 +74,11 @@ class Host(Protocol):
         """Comes *FiguresSeen*."""
         ...
 
-    def dump_stacks(self, generation: int, worker: int | None) -> None:
-        """Ask a worker (``None``: the template) for its stacks; forgets what it wrote before."""
+    def dump_stacks(self, generation: int, worker: int | None, *, native: bool = False) -> None:
+        """Ask a worker (``None``: the template) for its stacks; forgets what it wrote before.
+
+        ``native``: it was asked and has written nothing, so it may be in native code.
+        """
         ...
 
     def read_stacks(self, generation: int, worker: int | None) -> None:

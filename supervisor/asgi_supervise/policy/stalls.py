@@ -61,6 +61,8 @@ class Inquiry:
     purpose: Purpose
     read_at: float
     stall: Stall
+    native: bool = False
+    """Asked for a second time, of one that wrote nothing."""
     given_up_at: float = math.inf
 
 
@@ -133,9 +135,11 @@ class Stalls:
                 stall.warned = True
                 yield worker, stall, Purpose.WARN
 
-    def ask(self, key: Key, purpose: Purpose, stall: Stall, now: float) -> None:
+    def ask(
+        self, key: Key, purpose: Purpose, stall: Stall, now: float, *, native: bool = False
+    ) -> None:
         """The stacks of ``key`` are being written; the last purpose counts."""
-        self.inquiries[key] = Inquiry(purpose, now + DUMP_S, stall)
+        self.inquiries[key] = Inquiry(purpose, now + DUMP_S, stall, native)
 
     def to_read(self, now: float) -> list[Key]:
         """Whose stacks are to be read now; each is named once."""

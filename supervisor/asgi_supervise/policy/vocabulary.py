@@ -317,10 +317,12 @@ class DumpStacks(msgspec.Struct, frozen=True):
     """Let the worker (``None``: the template of ``generation``) write the stacks of its threads.
 
     Takes no more than moments, or never happens; what is there then is asked for by *ReadStacks*.
+    ``native``: it was asked, and has written nothing; it may be in native code.
     """
 
     generation: int
     worker: int | None
+    native: bool = False
 
 
 class ReadStacks(msgspec.Struct, frozen=True):

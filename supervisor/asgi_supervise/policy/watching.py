@@ -18,6 +18,8 @@ from asgi_supervise.policy.wording import (
     without_our_start,
 )
 
+RUNS = ("R", "S")
+"""States in which a process answers, unless native code keeps it from doing so."""
 Unready = Callable[[Member, str, str, float], None]
 """Is told of a member that was not ready in time: where it hangs, its stacks, the time."""
 
@@ -90,6 +92,9 @@ class Watch:
         member = self._member(key)
         if inquiry is None or member is None:
             return  # it came too late, or the process is gone
+        if not (event.text or inquiry.native) and event.state in RUNS:
+            self._ask(member, inquiry.purpose, inquiry.stall, now, native=True)
+            return
         where = where_it_hangs(event.text, event.state)
         stacks = without_our_start(event.text)
         match inquiry.purpose:
@@ -120,9 +125,11 @@ class Watch:
         text = f"{member}: its loop {stuck} for {stall.stuck_s:.1f} s {where}{more}"
         self._journal.say("warning", self._complaints.word(text, stacks, key=where))
 
-    def _ask(self, member: Member, purpose: Purpose, stall: Stall, now: float) -> None:
-        self._stalls.ask(_key(member), purpose, stall, now)
-        self._journal.add(v.DumpStacks(*_key(member)))
+    def _ask(
+        self, member: Member, purpose: Purpose, stall: Stall, now: float, *, native: bool = False
+    ) -> None:
+        self._stalls.ask(_key(member), purpose, stall, now, native=native)
+        self._journal.add(v.DumpStacks(*_key(member), native))
 
     def _member(self, key: Key) -> Member | None:
         generation, worker = key

@@ -16,6 +16,8 @@ _FRAME = re.compile(
 _NOT_THE_APPLICATION = re.compile(
     r"/lib/python3\.\d+/|/asgi_worker/|/asgi_supervise/(?!demo\.py)|^<"
 )
+_OUR_ANSWER = re.compile(r"/asgi_worker/stacks\.py")
+"""The frame that writes what was asked for."""
 _OUR_START = re.compile(r"/asgi_worker/main\.py|/asgi_supervise/(?!demo\.py)")
 """Frames from here outwards are how the process came to be: the same in all of them."""
 _NATIVE_CRASHES = frozenset({Signals.SIGSEGV, Signals.SIGBUS, Signals.SIGILL, Signals.SIGFPE})
@@ -87,7 +89,7 @@ def without_our_start(stacks: str) -> str:
     for line in stacks.splitlines(keepends=True):
         frame = _FRAME.match(line)
         ours = frame is not None and (ours or _OUR_START.search(frame["file"]) is not None)
-        if not ours:
+        if not ours and not (frame and _OUR_ANSWER.search(frame["file"])):
             kept.append(line)
     return "".join(kept)
 
