@@ -250,14 +250,14 @@ def test_when_the_service_stops_nothing_is_rescued() -> None:
     assert stage.host.rescued == ((), (), ())
 
 
-def test_with_balance_off_the_kernel_is_left_alone_and_nothing_is_rescued() -> None:
+def test_with_balance_off_the_kernel_is_left_alone_and_queues_are_not_rescued() -> None:
     stage = serving(balance="off")
     stage.host.hang(stage.host.in_slot(0), for_s=3.0)
     stage.host.crash_worker(stage.host.in_slot(1), 1)
     for _ in range(60):
         stage.turn()
     assert steered(stage) == []
-    assert stage.host.rescued == ((), (), ())
+    assert stage.host.rescued[0] == ()
 
 
 def test_with_balance_off_nobody_looks_if_nobody_wants_to_know() -> None:
@@ -275,7 +275,22 @@ def test_a_reload_that_turns_balance_off_ends_steering() -> None:
     stage.reload()
     stage.until(stage.full)
     assert stage.host.weights == (WHOLE, WHOLE)
-    assert stage.host.rescued == ((), (), ())
+    assert stage.host.rescued[0] == ()
+
+
+def test_what_waits_for_a_worker_that_hangs_is_rescued_also_when_balance_is_turned_off() -> None:
+    stage = serving()
+    old, other = stage.host.in_slot(0), stage.host.in_slot(1)
+    seat = stage.host.workers[old].seat
+    stage.script(Script.DEAF, Script.DEAF)
+    stage.generations.rules = Rules(workers=2, balance="off")
+    stage.host.hang(old)
+    stage.ask(v.Intent.RELOAD)
+    stage.until(lambda: any(isinstance(a, v.DrainWorker) and a.worker == old for a in stage.acts))
+    slots, among, takers = stage.host.rescued
+    assert slots == ()
+    assert seat in among
+    assert other in takers
 
 
 # --- canaries ------------------------------------------------------------------------------------

@@ -94,11 +94,11 @@ class Steering:
         accept itself.
         """
         slots = sizing.slots_wanted(rules)
-        if rules.balance == "off":
-            self._steer(tuple(WHOLE for _ in slots))
-            self._save(v.Rescue((), (), ()))
-            return
         able = [worker for worker in self._fleet.ready() if self._is_able(worker)]
+        if rules.balance == "off":  # but those of a former generation may have handed something on
+            self._steer(tuple(WHOLE for _ in slots))
+            self._save(self._wanted_rescue(rules, able, []))
+            return
         accepting = {w.slot: w for w in able if w.generation != candidate}
         self._steer(weights([self._load(accepting.get(slot)) for slot in slots]))
         self._save(self._wanted_rescue(rules, able, [s for s in slots if s not in accepting]))
