@@ -264,8 +264,12 @@ class Queue:
 
         Then nothing more may be queued, if it is our own. Master and template hold the queue as
         well, if only for a moment, so closing it is not enough: who came in that moment would be
-        reset, not refused.
+        reset, not refused. Nor do many come between the last look and the end, for there is room
+        for one only.
         """
+        if self.whose is Whose.OWN:
+            with contextlib.suppress(OSError):
+                self.listener.listen(0)
         while most and self._has_more():
             if not self._take():
                 return False
