@@ -213,6 +213,8 @@ class Rescue:
 
     def _complain(self, error: OSError) -> None:
         """Once for each time that the worker of some slot does not come."""
+        if error.errno == errno.EINVAL:  # a worker that stops has ended its queue
+            return
         if not self._complained:
             advice = ""
             if error.errno == errno.EMFILE:
