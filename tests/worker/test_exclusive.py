@@ -268,6 +268,7 @@ def test_the_figure_of_connections_counts_each_once_from_its_acceptance(run: Run
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 self.transport = transport
                 connections.add(self)
+                accepting.opened()
                 loop.call_soon(self._look)
 
             def _look(self) -> None:
@@ -314,6 +315,8 @@ def test_what_is_passed_on_is_not_ours(run: Run) -> None:
             accepting.adopt(passed[0], lambda: Greeter(b"me"))
             assert accepting.board[Word.CONNECTIONS] == 1
             assert (await loop.run_in_executor(None, client.recv, 10)) == b"me"
+            accepting.opened()
+            accepting.tell()
             assert accepting.board[Word.CONNECTIONS] == 0
             client.close()
             accepting.stop()

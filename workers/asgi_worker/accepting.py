@@ -57,6 +57,12 @@ HARMLESS: Final = frozenset(
 )
 """Errors of one connection, which is gone; the next may be well."""
 
+PROTOCOLS: Final[dict[int, int]] = {
+    socket.AF_INET: socket.IPPROTO_TCP,
+    socket.AF_INET6: socket.IPPROTO_TCP,
+    socket.AF_UNIX: 0,
+}
+"""Of connections. Only where it is TCP asyncio sees to it that small pieces do not wait."""
 _TCP_INFO: Final = struct.Struct("24xI")
 """``tcpi_unacked`` of tcp(7): for a listener, how many connections wait to be accepted."""
 
@@ -132,10 +138,9 @@ class Accepting:
     def adopt(self, descriptor: int, make: Factory, family: int = -1) -> None:
         """Make a connection of ``descriptor``, a connected socket that is ours from here on.
 
-        ``family``: if it is known; else the kernel is asked. It is in any case for the protocol:
-        only if that says TCP asyncio sees to it that small pieces do not wait for an answer.
+        ``family``: if it is known; else the kernel is asked.
         """
-        sock = socket.socket(family, socket.SOCK_STREAM, fileno=descriptor)
+        sock = socket.socket(family, socket.SOCK_STREAM, PROTOCOLS.get(family, -1), descriptor)
         self.opening += 1
         self.tell()
         opening: Opening = self.loop.connect_accepted_socket(make, sock)
@@ -143,15 +148,15 @@ class Accepting:
             waiter = opening.send(None)
         except OSError as error:  # reset already, or the loop cannot watch any more
             sock.close()
-            self._opened()
+            self.opened()
+            self.tell()
             log.warning("cannot serve an accepted connection: %s", error)
         else:
             waiter.add_done_callback(functools.partial(_finish, opening))
-            self.loop.call_soon(self._opened)  # right after `connection_made`
 
-    def _opened(self) -> None:
+    def opened(self) -> None:
+        """One that was opening is among the connections now, and they are as many as before."""
         self.opening -= 1
-        self.tell()
 
     def tell(self) -> None:
         """Let the others see how many connections we have; for who closes one, too."""

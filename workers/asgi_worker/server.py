@@ -147,7 +147,6 @@ class Server:
             connections=self.connections,
             board=board,
             in_line=settings.balance == "exact",
-            pass_on=self._pass_on,
         )
         self._listen_later: Callable[[], None] | None = None
         self._draining: Draining | None = None
@@ -254,10 +253,12 @@ class Server:
             self.handoff.say_whether_it_takes()
 
     def came(self, connection: Connection) -> None:
-        """``connection`` is open."""
+        """``connection`` is open. It was counted when it was accepted."""
         self.connections.add(connection)
+        self.accepting.opened()
         self.young.came(connection)
-        self.tell_count()
+        if self.limit_concurrency is not None:
+            self.tell_count()
 
     def lost(self, connection: Connection) -> None:
         """``connection`` is closed, or another worker has it."""
@@ -282,6 +283,7 @@ class Server:
         most = math.inf if self.limit_concurrency is None else self.limit_concurrency
         siblings = Siblings(scoreboard, inboxes, seat, exact=exact, most=most)
         self.handoff = Handoff(self, siblings, inboxes, seat)
+        self.accepting.pass_on = self.handoff.pass_on
 
     def listen(
         self,
@@ -322,9 +324,6 @@ class Server:
             for listener in queues:
                 make = functools.partial(self._connection, _fixed_address(listener))
                 self.accepting.listen(listener, make, whose)
-
-    def _pass_on(self, descriptor: int) -> bool:
-        return self.handoff is not None and self.handoff.pass_on(descriptor)
 
     def adopt(self, descriptor: int, idle_until: float) -> None:
         """Serve a connection that was accepted elsewhere; ``idle_until`` is 0 if it is fresh."""
