@@ -39,7 +39,7 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     add("--rounds", type=int, default=3, help="of the mixes (default: 3)")
     add("--seconds", type=float, default=5.0, help="length of each mix (default: 5)")
     add("--load", type=float, default=0.6, help="of the workers in the mixes (default: 0.6)")
-    add("--price-rounds", type=int, default=8, help="of the price, 2 s each (default: 8)")
+    add("--price-rounds", type=int, default=6, help="of the price, 2 s each (default: 6)")
     add("--write", action="store_true", help="keep the tables in docs/benchmarks.md")
     chosen = parser.parse_args(words)
     if chosen.rounds < 1 or chosen.price_rounds < 1 or chosen.seconds <= 0:

@@ -95,7 +95,7 @@ def test_what_is_queued_at_the_end_is_served_as_room_is_made(
         assert worker.ends() == Exit.OK
 
 
-def test_one_at_a_time_from_queues_of_others(run: Run, tmp_path: Path) -> None:
+def test_one_at_a_time_from_queues_where_all_wait(run: Run, tmp_path: Path) -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()
         own, inherited, other = (
@@ -110,7 +110,7 @@ def test_one_at_a_time_from_queues_of_others(run: Run, tmp_path: Path) -> None:
             unix: Whose.SHARED,
             other: Whose.NEIGHBOUR,
         }
-        for alone, batches in ((False, [BATCH, 1, 1, 1]), (True, [BATCH, BATCH, BATCH, 1])):
+        for alone, batches in ((False, [BATCH, 1, 1, BATCH]), (True, [BATCH] * 4)):
             accepting = Accepting(
                 loop,
                 alone=alone,

@@ -8,9 +8,9 @@ that cannot be taken stays in the queue, for later or for another worker.
 It is also the cheaper way. libuv accepts one connection a turn; connections that are taken in one
 turn share all that a turn costs, a quarter of what a connection with one request does. Whether
 there is more is asked by ``poll``: an ``accept`` that finds nothing costs ten times as much,
-because the kernel makes the socket first. Where others wait at the same queue, one is taken a turn,
-so that they get theirs. If connections cost so much that this is worth it, one is taken after the
-other (:mod:`patience`).
+because the kernel makes the socket first. Where all workers wait at one queue, one is taken a turn,
+so that each gets its part. If connections cost so much that this is worth it, one is taken after
+the other (:mod:`patience`).
 
 A worker helps out at the queues of some neighbours, when they have no time (:mod:`exclusive`).
 
@@ -40,7 +40,7 @@ from asgi_worker.patience import Patience
 from asgi_worker.scoreboard import Word
 
 BATCH: Final = 16
-"""Connections taken in a turn of the loop from a queue that no other worker serves."""
+"""Connections taken in a turn of the loop from a queue that no other worker has time for."""
 POLLS: Final = 3
 """The loop has polled by then: turns in which it is tried to join the line."""
 PAUSE_S: Final = 0.1
@@ -222,8 +222,8 @@ class Queue:
         self.make = make
         self.family = listener.family
         self.whose = whose
-        own = whose is Whose.OWN
-        self.batch = BATCH if own or (whose is Whose.SHARED and accepting.alone) else 1
+        shared = whose is Whose.SHARED and not accepting.alone
+        self.batch = 1 if shared else BATCH
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
         self._watched = False

@@ -53,7 +53,7 @@ GAP: Final = 2
 """How many connections more than another one has are too many …"""
 WIDE_GAP: Final = 16
 """… and if most of them soon end."""
-FEW: Final = 10
+FEW: Final = 3
 """Of those that soon end, so many are handed over in a tick: that costs as much as they do."""
 STEP: Final = 0.25
 """The part of a surplus that goes at once."""
