@@ -8,6 +8,7 @@ so many of each kind – and are the same for all servers of a round.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ WORKERS = 2
 USERS = 32
 CHEAP_MS, DEAR_MS = 1, 40
 DEAR_EVERY = 10
+PARTS = 2
+"""In which a round is measured, one server after the other in each."""
 MEAN_MS = (CHEAP_MS * (DEAR_EVERY - 1) + DEAR_MS) / DEAR_EVERY
 AGAINST = (ONE_QUEUE, "uvicorn", "granian")
 """Whose p99 is to be no better than ours."""
@@ -43,7 +46,7 @@ MIXES = (NEW, KEPT)
 
 @dataclass
 class Rounds:
-    """Per mix and server one outcome a round, and the reasons where there is none."""
+    """Per mix and server an outcome for each part of each round, or the reason why there is none."""
 
     outcomes: dict[tuple[Mix, Server], dict[int, Outcome]] = field(default_factory=dict)
     failures: dict[tuple[Mix, Server], list[str]] = field(default_factory=dict)
@@ -94,14 +97,17 @@ def measure_mixes(
     cores: Collection[int],
     directory: Path,
 ) -> Rounds:
-    """Each round has new processes and another schedule, and begins with another server."""
+    """Each round has new processes, begins with another server, and has another schedule, in parts:
+    who else uses the machine changes within seconds.
+    """
     found = Rounds()
     for number in range(rounds):
-        arrivals = schedule(number, seconds, load)
         start = number * len(servers) // rounds
         order = [*servers[start:], *servers[:start]]
         with standing_by(order, cores, directory / f"mix-{number}") as ready:
-            for mix in mixes:
+            for mix, part in itertools.product(mixes, range(PARTS)):
+                seed = number * PARTS + part
+                arrivals = schedule(seed, seconds / PARTS, load)
                 for server, running in ready.items():
                     try:
                         outcome = ask(running, Job(running.port, arrivals, mix.users, drawn=True))
@@ -109,7 +115,7 @@ def measure_mixes(
                         found.failures.setdefault((mix, server), []).append(str(reason))
                         say(mix.name, server, f"failed: {reason}")
                         continue
-                    found.outcomes.setdefault((mix, server), {})[number] = outcome
+                    found.outcomes.setdefault((mix, server), {})[seed] = outcome
                     ordered = sorted(outcome.latencies_ms)
                     p50, p99 = percentile(ordered, 0.5), percentile(ordered, 0.99)
                     say(mix.name, server, f"p50 {p50:7.2f} ms  p99 {p99:7.1f} ms")
@@ -122,7 +128,7 @@ def mix_table(mix: Mix, servers: Sequence[Server], found: Rounds, load: float) -
     measured.sort(key=lambda server: percentile(found.latencies_ms(mix, server), 0.99))
     basis = next((server for server in measured if server.name == ONE_QUEUE), None)
     rows = [
-        ("server", "p50 ms", "p90 ms", "p99 ms", "of rounds", "max ms", "max/mean", "× one queue")
+        ("server", "p50 ms", "p90 ms", "p99 ms", "of parts", "max ms", "max/mean", "× one queue")
     ]
     for server in measured:
         ordered = found.latencies_ms(mix, server)
