@@ -101,6 +101,7 @@ class Draining:
             accepting.stop()
         else:
             accepting.pause()
+        self._tell()
         while True:
             done = accepting.finish(server.settings.backlog)
             for _ in range(2):  # turns within which what was taken is registered
