@@ -46,7 +46,7 @@ MIXES = (NEW, KEPT)
 
 @dataclass
 class Rounds:
-    """Per mix and server an outcome for each part of each round, or the reason why there is none."""
+    """Per mix and server an outcome for each part of each round, and why some are missing."""
 
     outcomes: dict[tuple[Mix, Server], dict[int, Outcome]] = field(default_factory=dict)
     failures: dict[tuple[Mix, Server], list[str]] = field(default_factory=dict)
