@@ -49,8 +49,8 @@ def test_if_nobody_accepts_all_are_alike() -> None:
         ([Load(4000, 0.0), Load(4000, 0.0), Load(0, 0.0)], (11, 11, MOST)),
         ([Load(0, 1.0), Load(0, 0.0)], (10, 48)),
         ([Load(2, 0.1), Load(0, 0.0)], (12, 22)),
-        ([Load(0, 0.0, 0.2), Load(0, 0.0, 0.0)], (10, 48)),
-        ([Load(0, 0.0, 0.01), Load(0, 0.0, 0.0)], (15, 18)),
+        ([Load(0, 0.0, 2.0), Load(0, 0.0, 0.0)], (10, 48)),
+        ([Load(0, 0.0, 0.1), Load(0, 0.0, 0.0)], (15, 18)),
         ([Load(10**9, 16.0), *[Load(0, 0.0)] * 63], (1, *[MOST] * 63)),
     ],
 )
@@ -96,10 +96,14 @@ def steered(stage: Stage) -> list[tuple[int, ...]]:
     return [act.weights for act in stage.acts if isinstance(act, v.Steer)]
 
 
-def burden(stage: Stage, slot: int, connections: int, busy: float = 0.0) -> None:
+def burden(
+    stage: Stage, slot: int, connections: int, busy: float = 0.0, lag_s: float = 0.0
+) -> None:
     """What the worker in ``slot`` says of itself from now on."""
     child = stage.host.workers[stage.host.in_slot(slot)]
-    child.figures = msgspec.structs.replace(child.figures, connections=connections, busy=busy)
+    child.figures = msgspec.structs.replace(
+        child.figures, connections=connections, busy=busy, lag_s=lag_s
+    )
 
 
 def seats(stage: Stage) -> set[int]:
@@ -120,7 +124,7 @@ def test_a_load_that_is_constant_but_for_chance_moves_no_weight() -> None:
     chance = itertools.cycle([(0, 3), (3, 0), (2, 2), (4, 1), (0, 2)])
     for _ in range(100):
         for slot, connections in enumerate(next(chance)):
-            burden(stage, slot, connections, busy=0.6 - connections / 50)
+            burden(stage, slot, connections, busy=0.6 - connections / 50, lag_s=connections / 40)
         stage.turn()
     assert steered(stage) == []
 
@@ -150,7 +154,7 @@ def test_a_new_worker_among_loaded_ones_gets_more() -> None:
 
 
 def test_requests_in_flight_and_a_loop_that_is_late_count() -> None:
-    for figures in (v.Figures(0.0, 200, in_flight=200), v.Figures(0.0, 200, lag_s=0.2)):
+    for figures in (v.Figures(0.0, 200, in_flight=200), v.Figures(0.0, 200, lag_s=2.0)):
         stage = serving()
         burden(stage, 1, 200)
         stage.host.workers[stage.host.in_slot(0)].figures = figures

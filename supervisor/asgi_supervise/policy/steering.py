@@ -28,8 +28,8 @@ CHANCE_CONNECTIONS = 8
 """A few connections more or less are chance …"""
 CHANCE_BUSY = 0.25
 """… as is so much of a processor …"""
-CHANCE_LAG_S = 0.05
-"""… or of a delay."""
+CHANCE_LAG_S = 0.5
+"""… or of a delay: it is that of one tick, made by one long request, and soon over."""
 CLEARLY = 1.5
 """The factor by which a weight must differ to be replaced."""
 
