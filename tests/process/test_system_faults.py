@@ -104,7 +104,8 @@ def test_an_access_log_that_is_full(tmp_path: Path) -> None:
         begin = path.stat().st_size
         crowd.until(lambda _: path.stat().st_size > begin, "lines are written again")
         assert crowd.stop().lost == 0
-    broken, mended = complaints(service.log)
+    # A worker that is traced may also be reported as late.
+    broken, mended = [line for line in complaints(service.log) if "access log" in line]
     assert "ERROR cannot write the access log: No space left on device" in broken
     assert re.search(r"WARNING \d+ lines of the access log were lost", mended)
 
