@@ -45,6 +45,8 @@ ERRORS: Final = int(Word.ERRORS)
 WEBSOCKETS: Final = int(Word.WEBSOCKETS)
 BUSY: Final = int(Word.BUSY)
 WAITED_NS: Final = int(Word.WAITED_NS)
+NOT_COUNTED: Final = 2**63
+"""In the place of a wait while resting: to look would cost more than all else, and nobody waits."""
 
 
 class Ticker:
@@ -88,19 +90,19 @@ class Ticker:
         stamp_ns = time.monotonic_ns()
         lag_ns = max(0, stamp_ns - self._due_ns)
         busy = woken or bool(server.connections or server.tasks)
-        if busy or not self.resting:
-            self._look_after(stamp_ns / 1e9, lag_ns)
         board[BUSY] = self._busy(stamp_ns)
         server.young.age()
-        if server.handoff is not None:
-            server.handoff.tick()
+        if busy or not self.resting:
+            self._look_after(stamp_ns / 1e9, lag_ns)
+            if server.handoff is not None:
+                server.handoff.tick()
         self.resting = not busy
         period_s = TICK_S if busy else REST_S
         self._period_ns = int(period_s * 1e9)
         self._due_ns = stamp_ns + self._period_ns
         board[STAMP_NS] = stamp_ns
         board[PROMISE_NS] = self._due_ns
-        board[WAITED_NS] = waited_ns(self._pid)
+        board[WAITED_NS] = waited_ns(self._pid) if busy else NOT_COUNTED
         board[LAG_NS] = lag_ns
         self._timer = server.loop.call_later(period_s, self._tick)
 
