@@ -11,7 +11,7 @@ JOBS ?= $(shell echo $$((2 * $$(nproc))))
 ARGS ?=
 BIN := $(VENV)/bin
 
-.PHONY: help demo test check format reference bench autobahn mutants chaos clean
+.PHONY: help demo test check format reference bench autobahn compatibility mutants chaos clean
 
 help:
 	@echo 'make demo       serve the demo application on four workers'
@@ -21,6 +21,7 @@ help:
 	@echo 'make reference  write docs/settings.md and deploy/asgi-supervise.toml anew'
 	@echo 'make bench      measure against other servers'
 	@echo 'make autobahn   run the Autobahn WebSocket tests'
+	@echo 'make compatibility  run every system of the ASGI world, each in an environment of its own'
 	@echo 'make mutants    change the policies in 2000 ways and see which the tests do not notice'
 	@echo 'make chaos      reload, kill, hang and rotate at random for two minutes'
 	@echo 'make clean      remove what the others made'
@@ -61,6 +62,10 @@ bench: $(VENV)/.installed-tests
 autobahn: $(VENV)/.installed-tests
 	$(BIN)/python -m tests.autobahn $(ARGS)
 
+# ARGS=... takes names of systems; ARGS=--write puts the table into docs/compatibility.md.
+compatibility: $(VENV)/.installed-tests
+	$(BIN)/python -m tests.compatibility $(ARGS)
+
 # In a directory of its own, because mutmut names modules by their path and knows no source root but
 # src/. ARGS=... takes patterns, as 'asgi_supervise.policy.stalls*'; what was tested is remembered.
 mutants: $(VENV)/.installed-tests
@@ -74,4 +79,4 @@ chaos: $(VENV)/.installed-tests
 	$(BIN)/python -m tests.process.chaos $(ARGS)
 
 clean:
-	rm -rf $(VENV) .venv-ci-* .bench .autobahn .mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf $(VENV) .venv-ci-* .bench .autobahn .compatibility .mutants .mypy_cache .pytest_cache .ruff_cache .hypothesis dist

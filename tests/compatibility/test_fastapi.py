@@ -1,4 +1,6 @@
-"""A FastAPI application, unchanged, on four workers."""
+"""FastAPI: validation, dependencies, background tasks, upload, WebSocket, OpenAPI page and
+root path.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from tests.frameworks.serving import PATIENCE_S, WORKERS, Site, Witness, serving
+from tests.compatibility.serving import PATIENCE_S, WORKERS, Site, Witness, serving
 
 pytestmark = pytest.mark.process
 
@@ -24,7 +26,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def site(files: Path) -> Iterator[Site]:
-    with serving("tests.frameworks.fastapi_site:app", files, "--root-path", "/api") as found:
+    with serving("fastapi_site:app", files, "--root-path", "/api") as found:
         yield found
         found.stop()
         assert [found.witness.next() for _ in range(WORKERS)] == ["lifespan over"] * WORKERS

@@ -1,4 +1,4 @@
-"""A Django project, unchanged, on four workers."""
+"""Django: async and sync views, streaming, uploads, static files, sessions, admin login."""
 
 from __future__ import annotations
 
@@ -8,19 +8,27 @@ import hashlib
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.frameworks.serving import PATIENCE_S, ROOT, WORKERS, Site, Witness, serving
+from tests.compatibility.serving import (
+    PATIENCE_S,
+    PYTHON,
+    SITES,
+    WORKERS,
+    Site,
+    Witness,
+    serving,
+    sources,
+)
 
 pytestmark = pytest.mark.process
 
 MIB = 1024 * 1024
-SETTINGS = "tests.frameworks.django_site.settings"
+SETTINGS = "django_site.settings"
 _token = re.compile(r'name="csrfmiddlewaretoken" value="(\w+)"')
 
 
@@ -31,19 +39,19 @@ def site(files: Path) -> Iterator[Site]:
     environ = {"DJANGO_SETTINGS_MODULE": SETTINGS}
     manage(files, "migrate", "--verbosity=0")
     manage(files, "createsuperuser", "--noinput", "--username=root", "--email=root@shop.example")
-    with serving("tests.frameworks.django_site.asgi:application", files, **environ) as found:
+    with serving("django_site.asgi:application", files, **environ) as found:
         yield found
 
 
 def manage(files: Path, *words: str) -> None:
     """A management command, as people run it before they serve."""
     subprocess.run(
-        [sys.executable, "-m", "django", *words],
+        [PYTHON, "-m", "django", *words, f"--pythonpath={SITES}"],
         check=True,
-        cwd=ROOT,
+        cwd=files,
         env={
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            **sources(),
             "DJANGO_SETTINGS_MODULE": SETTINGS,
             "DJANGO_SUPERUSER_PASSWORD": "sesame",
             "SITE_FILES": str(files),

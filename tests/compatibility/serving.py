@@ -16,8 +16,11 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-WORKERS = 4
+SITES = Path(__file__).parent / "sites"
+"""Where the applications are: the directory that a user would start the server in."""
+PYTHON = os.environ.get("COMPATIBILITY_PYTHON") or sys.executable
+"""Of the environment that the system is installed in; that of the tests in the default run."""
+WORKERS = 2
 PATIENCE_S = 30.0
 """For what must happen; reaching it is a failure, so it may be long."""
 
@@ -118,21 +121,29 @@ class Site:
         assert not others, f"trouble that is not the application's: {others}"
 
 
+def sources() -> dict[str, str]:
+    """``PYTHONPATH`` for the project where it is not installed: in the default run."""
+    if sys.executable != PYTHON:
+        return {}
+    return {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+
+
 @contextlib.contextmanager
 def serving(app: str, files: Path, *options: str, **environ: str) -> Iterator[Site]:
-    """Serve ``app`` on four workers until the block ends; its end and its log have to be clean."""
+    """Serve ``app``, which is in ``sites/``, until the block ends; its end and its log have to be
+    clean.
+    """
     with witnessing() as witness:
-        paths = [str(ROOT), *(path for path in sys.path if path)]
         process = subprocess.Popen(
             [
-                *(sys.executable, "-m", "asgi_supervise", app),
+                *(PYTHON, "-m", "asgi_supervise", app, "--app-dir", str(SITES)),
                 *("--workers", str(WORKERS), "--host", "127.0.0.1", "--port", "0"),
                 *("--stall-warn", "20", *options),  # this machine may be busy with other tests
             ],
             cwd=files,
             env={
                 **os.environ,
-                "PYTHONPATH": os.pathsep.join(paths),
+                **sources(),
                 "SITE_FILES": str(files),
                 "SITE_WITNESS": witness.path,
                 **environ,

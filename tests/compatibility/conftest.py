@@ -1,16 +1,27 @@
-"""Fixtures for the frameworks: files to serve, a witness, a client that is closed."""
+"""Fixtures for all systems: files to serve, a witness, large bodies.
+
+Without ``COMPATIBILITY_PYTHON`` this is the default run, which has only some systems.
+"""
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.frameworks.serving import Witness, witnessing
+from tests.compatibility.serving import Witness, witnessing
+from tests.compatibility.systems import SYSTEMS
 
 MIB = 1024 * 1024
+
+collect_ignore = [
+    f"test_{system.name}.py"
+    for system in SYSTEMS
+    if not (system.default or os.environ.get("COMPATIBILITY_PYTHON"))
+]
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from __future__ import annotations
 from django.contrib import admin
 from django.urls import path
 
-from tests.frameworks.django_site import views
+from django_site import views
 
 urlpatterns = [
     path("admin/", admin.site.urls),

@@ -1,4 +1,6 @@
-"""A Starlette application, unchanged, on four workers."""
+"""Starlette: routing, middleware stack, streaming, SSE, FileResponse with range, lifespan state,
+WebSocket.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from tests.frameworks.serving import PATIENCE_S, WORKERS, Site, Witness, serving
+from tests.compatibility.serving import PATIENCE_S, WORKERS, Site, Witness, serving
 
 pytestmark = pytest.mark.process
 
@@ -26,7 +28,7 @@ MIB = 1024 * 1024
 
 @pytest.fixture(scope="module")
 def site(files: Path) -> Iterator[Site]:
-    with serving("tests.frameworks.starlette_site:app", files) as found:
+    with serving("starlette_site:app", files) as found:
         yield found
         found.stop()
         assert [found.witness.next() for _ in range(WORKERS)] == ["lifespan over"] * WORKERS

@@ -11,7 +11,7 @@ FILES = Path(os.environ["SITE_FILES"])
 SECRET_KEY = "not a secret"
 DEBUG = False
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "shop.example"]
-ROOT_URLCONF = "tests.frameworks.django_site.urls"
+ROOT_URLCONF = "django_site.urls"
 USE_TZ = True
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -29,7 +29,7 @@ MIDDLEWARE = [
     "django.middleware.csrf.CsrfViewMiddleware",
     "django.contrib.auth.middleware.AuthenticationMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
-    "tests.frameworks.django_site.views.stamp",
+    "django_site.views.stamp",
 ]
 TEMPLATES: list[dict[str, Any]] = [
     {
