@@ -51,8 +51,9 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     app: str
     app_dir: str = "."
     factory: bool = False
+    interface: Literal["auto", "asgi3", "asgi2", "wsgi"] = "auto"
     lifespan: Literal["auto", "on", "off"] = "auto"
-    loop: Literal["auto", "uvloop", "asyncio"] = "auto"
+    loop: Literal["auto", "uvloop", "asyncio", "trio"] = "auto"
     root_path: str = ""
     workers: int = 1
     name: str = "asgi-supervise"

@@ -71,6 +71,14 @@ class Settings(TrafficStruct, frozen=True, kw_only=True):
         bool,
         Setting(APP, FLAG, "APP is a function without arguments that returns the application."),
     ] = False
+    interface: Annotated[
+        Literal["auto", "asgi3", "asgi2", "wsgi"],
+        Setting(
+            APP,
+            choice("auto", "asgi3", "asgi2", "wsgi"),
+            "What the application is; auto: told by the arguments it takes.",
+        ),
+    ] = "auto"
     lifespan: Annotated[
         Literal["auto", "on", "off"],
         Setting(
@@ -80,9 +88,11 @@ class Settings(TrafficStruct, frozen=True, kw_only=True):
         ),
     ] = "auto"
     loop: Annotated[
-        Literal["auto", "uvloop", "asyncio"],
+        Literal["auto", "uvloop", "asyncio", "trio"],
         Setting(
-            APP, choice("auto", "uvloop", "asyncio"), "Event loop; auto: uvloop where installed."
+            APP,
+            choice("auto", "uvloop", "asyncio", "trio"),
+            "Event loop; auto: uvloop where installed; trio: the application runs on trio.",
         ),
     ] = "auto"
     root_path: Annotated[
