@@ -43,18 +43,17 @@ def test_seats_are_used_again_and_never_twice_at_a_time() -> None:
     assert [worker.seat for worker in (second, third, fourth)] == [1, 0, 2]
 
 
-def test_fresh_and_stale() -> None:
+def test_holders() -> None:
     fleet = Fleet()
     old = forked(fleet, 0, 41, ready=True)
     new = fleet.enlist(0, 2, 60.0)
-    other_slot = fleet.enlist(1, 2, 60.0)
-    assert fleet.fresh_and_stale(0, 2, None) == ([new], [old])
-    assert fleet.fresh_and_stale(0, 1, 2) == ([old], []), "a canary is neither"
-    assert fleet.fresh_and_stale(1, 2, None) == ([other_slot], [])
+    other = fleet.enlist(1, 2, 60.0)
+    assert fleet.holders(range(3), 2, None) == {0: ([new], [old]), 1: ([other], []), 2: ([], [])}
+    assert fleet.holders(range(1), 1, 2) == {0: ([old], [])}, "a canary is neither"
     new.unhealthy = "/healthz answered 500"
-    assert fleet.fresh_and_stale(0, 2, None) == ([], [old, new])
+    assert fleet.holders([0], 2, None) == {0: ([], [old, new])}
     old.life.retired = True
-    assert fleet.fresh_and_stale(0, 2, None) == ([], [new]), "it was told to leave"
+    assert fleet.holders([0], 2, None) == {0: ([], [new])}, "it was told to leave"
 
 
 def test_one_log_form() -> None:

@@ -6,7 +6,7 @@ A worker that is gone is forgotten at once: every worker here runs or may run.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from asgi_supervise.policy.lifecycle import Life, Phase
@@ -37,6 +37,10 @@ class Template:
 
     def __str__(self) -> str:
         return f"template gen={self.generation} pid={self.life.pid or '-'}"
+
+
+Holders = dict[int, tuple[list[Worker], list[Worker]]]
+"""Of each slot, who is to stay and who is to be replaced."""
 
 
 @dataclass(slots=True)
@@ -82,24 +86,17 @@ class Fleet:
         """Those that serve."""
         return [w for w in self.workers.values() if w.life.phase is Phase.READY]
 
-    def holding(self, slot: int) -> list[Worker]:
-        """Those in ``slot`` that were not told to leave it, whatever their phase."""
-        return [w for w in self.workers.values() if w.slot == slot and not w.life.retired]
-
-    def fresh_and_stale(
-        self, slot: int, generation: int, candidate: int | None
-    ) -> tuple[list[Worker], list[Worker]]:
-        """Those that hold ``slot``: healthy ones of ``generation``, and those to be replaced.
-
-        The canary of a ``candidate`` generation is neither.
+    def holders(self, slots: Iterable[int], generation: int, candidate: int | None) -> Holders:
+        """Those in ``slots`` that were not told to leave, whatever their phase: healthy ones of
+        ``generation``, and those to be replaced. The canary of a ``candidate`` is neither.
         """
-        fresh: list[Worker] = []
-        stale: list[Worker] = []
-        for worker in self.holding(slot):
-            if worker.generation != candidate:
+        found: Holders = {slot: ([], []) for slot in slots}
+        for worker in self.workers.values():
+            if worker.slot in found and not worker.life.retired and worker.generation != candidate:
+                fresh, stale = found[worker.slot]
                 good = worker.generation == generation and not worker.unhealthy
                 (fresh if good else stale).append(worker)
-        return fresh, stale
+        return found
 
     def unreported(self, generation: int) -> list[Worker]:
         """Asked of the template of ``generation``, which has not said whether it forked them."""

@@ -11,7 +11,7 @@ that is gone or hangs – the master gives to those that serve.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from asgi_supervise.policy import sizing
@@ -43,6 +43,10 @@ class Load(NamedTuple):
     """Processors it used lately."""
     lag_s: float = 0.0
     """How late its loop was lately."""
+
+
+NOTHING = Load(0, 0.0)
+"""Of a worker that was not looked at yet."""
 
 
 def weights(loads: Sequence[Load | None]) -> tuple[int, ...]:
@@ -80,14 +84,26 @@ class Steering:
         self._fleet = fleet
         self._watch = watch
         self._journal = journal
-        self._figures: Mapping[int, v.Figures] = {}
+        self._loads: dict[int, Load | None] = {}
+        """Of each worker by number; ``None``: it drains by itself."""
+        self._decided: object = None
+        """What the last decision was based on."""
         self._weights = tuple(WHOLE for _ in range(slots))
         """In force; to begin with, the kernel spreads connections evenly itself."""
         self._rescue = v.Rescue((), (), ())
 
     def seen(self, event: v.FiguresSeen) -> None:
         """The figures of the workers have been read."""
-        self._figures = event.figures
+        self._loads = {
+            number: Load(
+                figures.connections + figures.in_flight,
+                round(figures.busy, 2),
+                round(figures.lag_s, 2),
+            )
+            if figures.accepts
+            else None
+            for number, figures in event.figures.items()
+        }
 
     def decide(self, rules: Rules, candidate: int | None) -> None:
         """Tell what has changed. ``candidate`` is the generation on trial: its worker does not
@@ -95,6 +111,10 @@ class Steering:
         """
         slots = sizing.slots_wanted(rules)
         able = [worker for worker in self._fleet.ready() if self._is_able(worker)]
+        basis = rules, candidate, able, self._loads
+        if basis == self._decided:
+            return
+        self._decided = basis
         if rules.balance == "off":  # but those of a former generation may have handed something on
             self._steer(tuple(WHOLE for _ in slots))
             self._save(self._wanted_rescue(rules, able, []))
@@ -109,16 +129,10 @@ class Steering:
 
     def _is_able(self, worker: Worker) -> bool:
         """Whether it takes connections: its loop turns, and it does not drain by itself."""
-        figures = self._figures.get(worker.number)
-        return not self._watch.is_late(worker) and (figures is None or figures.accepts)
+        return not self._watch.is_late(worker) and self._load(worker) is not None
 
     def _load(self, worker: Worker | None) -> Load | None:
-        if worker is None:
-            return None
-        figures = self._figures.get(worker.number)
-        if figures is None:
-            return Load(0, 0.0)
-        return Load(figures.connections + figures.in_flight, figures.busy, figures.lag_s)
+        return None if worker is None else self._loads.get(worker.number, NOTHING)
 
     def _wanted_rescue(self, rules: Rules, able: list[Worker], deserted: list[int]) -> v.Rescue:
         if not able:

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple, assert_never
 from asgi_supervise.policy import sizing
 from asgi_supervise.policy import vocabulary as v
 from asgi_supervise.policy.deaths import Deaths
-from asgi_supervise.policy.fleet import Fleet, Worker
+from asgi_supervise.policy.fleet import Fleet, Holders
 from asgi_supervise.policy.health import Roll, Rules
 from asgi_supervise.policy.lifecycle import SERVICE, Change, Phase, Service, Task, Turn
 from asgi_supervise.policy.lives import FORK_S, Lives
@@ -145,8 +145,7 @@ class Supervisor:
         """
         if self.service is not Service.SERVING:
             return
-        for slot in sizing.slots_wanted(self.rules):
-            fresh, stale = self._fresh_and_stale(slot)
+        for fresh, stale in self._holders().values():
             ready = [worker for worker in fresh if worker.life.phase is Phase.READY]
             if not fresh:
                 ready = [worker for worker in stale if worker.life.phase is Phase.READY]
@@ -236,8 +235,9 @@ class Supervisor:
         for worker in self.fleet.ready():
             self._journal.add(v.WithdrawWorker(worker.number))
 
-    def _fresh_and_stale(self, slot: int) -> tuple[list[Worker], list[Worker]]:
-        return self.fleet.fresh_and_stale(slot, self.reloads.generation, self.reloads.candidate)
+    def _holders(self) -> Holders:
+        slots = sizing.slots_wanted(self.rules)
+        return self.fleet.holders(slots, self.reloads.generation, self.reloads.candidate)
 
     def _wishes(self) -> Iterator[Wish]:
         """What is missing and there is room for, the most urgent first."""
@@ -247,8 +247,7 @@ class Supervisor:
         if len(self.fleet.workers) >= sizing.most_workers(self.rules):
             return
         generation = self.reloads.generation
-        slots = sizing.slots_wanted(self.rules)
-        holders = {slot: self._fresh_and_stale(slot) for slot in slots}
+        holders = self._holders()
         if self._can_fork(generation):
             held = set() if self.deaths.served else self.deaths.boot_failures
             for slot, (fresh, stale) in holders.items():
