@@ -35,4 +35,10 @@ SYSTEMS = (
     ),
     System("fastapi", "FastAPI", ("fastapi", "python-multipart"), default=True),
     System("django", "Django", ("django",), default=True),
+    System("quart", "Quart", ("quart",), default=True),
+    System("blacksheep", "BlackSheep", ("blacksheep", "jinja2")),
+    System("sanic", "Sanic in ASGI mode", ("sanic",)),
+    System("litestar", "Litestar", ("litestar", "jinja2")),
+    System("falcon", "Falcon ASGI", ("falcon", "msgspec")),
+    System("timing", "Timing middleware", ()),
 )
