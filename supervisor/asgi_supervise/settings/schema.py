@@ -4,7 +4,8 @@ A field carries its type and default as Python does, and everything else in one 
 beside them: help, kind of value, panel, short flag, further names. The command line, the
 environment, the TOML reader, ``--help``, the reference page and the sample file come from it.
 Where uvicorn has a setting of the same meaning its name is the word or a further flag, so that
-people can switch by changing one word.
+people can switch by changing one word. So is the name that gunicorn, hypercorn, daphne or granian
+have for it, unless two of them mean different things by it (``-p``, ``-t``, ``-u``).
 
 Considered and refused: nested structures (a worker's settings would need two names for each) and a
 separate table (two places to forget).
@@ -85,6 +86,7 @@ class Settings(TrafficStruct, frozen=True, kw_only=True):
             APP,
             choice("auto", "on", "off"),
             "Run the application's startup and shutdown; auto: only if it knows of them.",
+            flags=("--asgi-lifespan",),
         ),
     ] = "auto"
     loop: Annotated[
@@ -93,6 +95,7 @@ class Settings(TrafficStruct, frozen=True, kw_only=True):
             APP,
             choice("auto", "uvloop", "asyncio", "trio"),
             "Event loop; auto: uvloop where installed; trio: the application runs on trio.",
+            flags=("--asgi-loop",),
         ),
     ] = "auto"
     root_path: Annotated[
@@ -128,7 +131,11 @@ class Settings(TrafficStruct, frozen=True, kw_only=True):
     uds_mode: Annotated[
         int,
         Setting(
-            LISTEN, MODE, "Mode of unix sockets made by us; 660 shuts others out.", restart=True
+            LISTEN,
+            MODE,
+            "Mode of unix sockets made by us; 660 shuts others out.",
+            flags=("--uds-permissions",),
+            restart=True,
         ),
     ] = 0o666
 
@@ -214,6 +221,7 @@ class Settings(TrafficStruct, frozen=True, kw_only=True):
             PROCESSES,
             PATH,
             "Change to this directory first; other paths are relative to it.",
+            flags=("--working-dir",),
             example='"/srv"',
         ),
     ] = None
@@ -223,13 +231,21 @@ class Settings(TrafficStruct, frozen=True, kw_only=True):
             PROCESSES,
             PATH,
             "Write the master's process id to this file.",
+            flags=("--pid-file",),
             example='"/run/asgi-supervise.pid"',
             restart=True,
         ),
     ] = None
-    name: Annotated[str, Setting(PROCESSES, NAME, "Name shown by ps and in the log.")] = (
-        "asgi-supervise"
-    )
+    name: Annotated[
+        str,
+        Setting(
+            PROCESSES,
+            NAME,
+            "Name shown by ps and in the log.",
+            short="-n",
+            flags=("--process-name",),
+        ),
+    ] = "asgi-supervise"
 
     startup_timeout_s: Annotated[
         float, Setting(TIMES, duration(), "From the fork of a worker until it must be ready.")
@@ -277,7 +293,7 @@ class Settings(TrafficStruct, frozen=True, kw_only=True):
             TIMES,
             duration(),
             "An idle connection is closed after this time.",
-            flags=("--timeout-keep-alive",),
+            flags=("--timeout-keep-alive", "--keep-alive"),
         ),
     ] = 5.0
     head_timeout_s: Annotated[

@@ -42,6 +42,7 @@ class Shorthand(msgspec.Struct, frozen=True, kw_only=True):
             LISTEN,
             UDS,
             "Listen on this unix socket; short for --bind unix:PATH.",
+            flags=("--unix-socket",),
             example='"/run/asgi-supervise.sock"',
             restart=True,
         ),

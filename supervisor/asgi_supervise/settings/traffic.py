@@ -28,7 +28,13 @@ class TrafficStruct(msgspec.Struct, frozen=True, kw_only=True):
         int, Setting(LIMITS, size(256), "Largest request head; more is answered 431.")
     ] = 64 * 1024
     head_max_fields: Annotated[
-        int, Setting(LIMITS, integer(1), "Most header fields of a request; more is answered 431.")
+        int,
+        Setting(
+            LIMITS,
+            integer(1),
+            "Most header fields of a request; more is answered 431.",
+            flags=("--limit-request-fields",),
+        ),
     ] = 100
     body_max_bytes: Annotated[
         int | None,
@@ -39,13 +45,25 @@ class TrafficStruct(msgspec.Struct, frozen=True, kw_only=True):
     ] = 16
 
     ws_max_bytes: Annotated[
-        int, Setting(WEBSOCKETS, size(1), "Largest message; more closes with 1009.")
+        int,
+        Setting(
+            WEBSOCKETS,
+            size(1),
+            "Largest message; more closes with 1009.",
+            flags=("--websocket-max-message-size",),
+        ),
     ] = 16 * 1024 * 1024
     ws_max_queue: Annotated[
         int, Setting(WEBSOCKETS, integer(1), "Messages that may wait for the application.")
     ] = 32
     ws_ping_interval_s: Annotated[
-        float | None, Setting(WEBSOCKETS, duration(off=True), "Time between pings.")
+        float | None,
+        Setting(
+            WEBSOCKETS,
+            duration(off=True),
+            "Time between pings.",
+            flags=("--websocket-ping-interval",),
+        ),
     ] = 20.0
     ws_ping_timeout_s: Annotated[
         float | None,
