@@ -221,7 +221,6 @@ class Settings(TrafficStruct, frozen=True, kw_only=True):
             PROCESSES,
             PATH,
             "Change to this directory first; other paths are relative to it.",
-            flags=("--working-dir",),
             example='"/srv"',
         ),
     ] = None
