@@ -35,25 +35,26 @@ def build(system: System, *, fresh: bool = False) -> None:
     interpreter = _interpreter(system)
     stamp = HERE / system.name / "stamp"
     project = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
-    wanted = json.dumps([interpreter, system.requires, system.extras, project])
+    wanted = json.dumps([interpreter, system.alone, system.requires, system.extras, project])
     if not fresh and stamp.exists() and stamp.read_text() == wanted:
         return
     HERE.mkdir(exist_ok=True)
     _run(interpreter, "-m", "venv", "--clear", str(HERE / system.name))
+    pip = (str(python_of(system)), "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
+    if system.alone:
+        _run(*pip, "--no-deps", *system.alone)
     extras = f"[{','.join(system.extras)}]" if system.extras else ""
-    _run(
-        *(str(python_of(system)), "-m", "pip", "install", "--quiet"),
-        *("--disable-pip-version-check", "--editable", f"{ROOT}{extras}", *system.requires),
-    )
+    _run(*pip, "--editable", f"{ROOT}{extras}", *system.requires)
     stamp.write_text(wanted)
 
 
 def version(system: System) -> str:
     """Of what is first required; of Python where nothing is."""
-    if not system.requires:
+    packages = (*system.alone, *system.requires)
+    if not packages:
         script = "import platform; print('Python', platform.python_version())"
     else:
-        name = system.requires[0].partition("[")[0]
+        name = packages[0].partition("[")[0]
         for sign in "=<>!~; ":
             name = name.partition(sign)[0]
         script = f"import importlib.metadata as m; print(m.version({name!r}))"

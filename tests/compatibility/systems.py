@@ -18,6 +18,10 @@ class System:
     title: str
     requires: tuple[str, ...]
     """For pip. The version of the first is shown; none: nothing but Python and the project."""
+    alone: tuple[str, ...] = ()
+    """For pip, before ``requires`` and without what they ask for themselves, which no longer goes
+    together; then the version of the first of these is shown.
+    """
     extras: tuple[str, ...] = ()
     """Of the project."""
     debian: tuple[str, ...] = ()
@@ -40,5 +44,35 @@ SYSTEMS = (
     System("sanic", "Sanic in ASGI mode", ("sanic",)),
     System("litestar", "Litestar", ("litestar", "jinja2")),
     System("falcon", "Falcon ASGI", ("falcon", "msgspec")),
+    System("channels", "Channels", ("channels", "django"), default=True),
+    System(
+        "channels_redis",
+        "Channels over Redis",
+        ("channels_redis", "channels", "django"),
+        debian=("redis-server",),
+    ),
+    System("rest_framework", "Django REST framework", ("djangorestframework", "django")),
+    System("datasette", "Datasette", ("datasette>=1.0a41",), debian=("chromium",)),
+    System("ariadne", "Ariadne", ("ariadne", "python-multipart")),
+    System("strawberry", "Strawberry", ("strawberry-graphql", "starlette", "python-multipart")),
+    System(
+        "bocadillo",
+        "Bocadillo",
+        (
+            *("aiodine<2", "aiofiles", "itsdangerous", "jinja2", "python-multipart", "requests"),
+            *("typesystem", "whitenoise"),
+            "starlette<0.13",  # as it asks: it uses what later ones no longer have
+            "uvicorn",  # which it imports for its own `run`; not used here
+        ),
+        # It wants uvicorn < 0.9, and with that a uvloop and a httptools that do not compile for
+        # Python ≥ 3.11.
+        alone=("bocadillo",),
+    ),
+    System(
+        "tartiflette",
+        "tartiflette-asgi",
+        ("tartiflette-asgi", "tartiflette"),
+        debian=("bison", "cmake", "flex", "g++", "make"),  # for libgraphqlparser
+    ),
     System("timing", "Timing middleware", ()),
 )
