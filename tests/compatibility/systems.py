@@ -75,4 +75,5 @@ SYSTEMS = (
         debian=("bison", "cmake", "flex", "g++", "make"),  # for libgraphqlparser
     ),
     System("timing", "Timing middleware", ()),
+    System("asgiref", "asgiref", ("asgiref",)),
 )
