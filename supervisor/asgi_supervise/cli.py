@@ -69,6 +69,10 @@ def _read_words() -> bytes:
         command(prog_name=PROGRAM)
     except SystemExit as end:
         if end.code:
+            from asgi_supervise.settings.elsewhere import advice
+
+            for line in advice(sys.argv[1:]):
+                _say(line, Exit.USAGE)
             raise
     return b"".join(said)
 

@@ -58,13 +58,16 @@ def witnessing() -> Iterator[Witness]:
 
 
 class Site:
-    """A served application. ``expected`` are log lines that a test has caused on purpose."""
+    """A served application. ``expected`` are the last lines of tracebacks that a test has caused on
+    purpose, ``expected_lines`` what stands in warnings and errors without one.
+    """
 
     def __init__(self, process: subprocess.Popen[str], files: Path, witness: Witness) -> None:
         self.process = process
         self.files = files
         self.witness = witness
         self.expected: list[str] = []
+        self.expected_lines: list[str] = []
         self.lines: list[str] = []
         self._news = threading.Condition()
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -112,12 +115,13 @@ class Site:
     def check_log(self) -> None:
         """No trouble in the log but what was caused on purpose, with one traceback each."""
         log = self.log
-        for text in self.expected:
+        for text in self.expected + self.expected_lines:
             assert log.count(text) == 1, f"{text!r} not once in the log:\n{log}"
         tracebacks = log.count("Traceback (most recent call last)")
         assert tracebacks == len(self.expected), f"other tracebacks than expected:\n{log}"
         trouble = [line for line in self.lines if _trouble.search(line)]
-        others = [line for line in trouble if _application_failed not in line]
+        own = [_application_failed, *self.expected_lines]
+        others = [line for line in trouble if not any(text in line for text in own)]
         assert not others, f"trouble that is not the application's: {others}"
 
 

@@ -1,13 +1,9 @@
 """From the word on the command line, ``module:attr[.attr]``, to an ASGI 3 callable.
 
-The only place that imports the user's code, and the only one that judges whether an object is an
-application. What goes wrong here is the operator's or the application's fault, never ours, so each
-error says what was looked for, where, and what is near it; a failing import shows the application's
-own frames and none of ours or importlib's.
-
-An object is judged by the arguments it takes, not by whether it is a coroutine function (as
-asgiref does): a plain function that returns a coroutine is an application as good as any, and a
-factory or a WSGI application named by mistake is told apart before the first request fails.
+The only place that imports the user's code; what the object found there is, ``interfaces`` says.
+What goes wrong here is the operator's or the application's fault, never ours, so each error says
+what was looked for, where, and what is near it; a failing import shows the application's own frames
+and none of ours or importlib's.
 
 Considered and refused: awaiting asynchronous factories. There is no loop while the application is
 imported (with ``--preload`` there is not even one to come in that process); what has to be awaited
@@ -26,17 +22,16 @@ import sys
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 from asgi_worker.contract import WorkerSettings
+from asgi_worker.interfaces import NoApplication, accepts, asgi3, kind_of, signature_of, takes_of
 
 Scope = dict[str, Any]
 Message = dict[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-Takes = Literal["asgi3", "asgi2", "wsgi", "nothing", "other", "no call"]
 
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _IMPORTLIB = (os.path.dirname(importlib.__file__) + os.sep, "<frozen importlib")
@@ -96,7 +91,11 @@ def _load(settings: WorkerSettings) -> Application:
     found = _attribute(word, module, path)
     if settings.factory:
         found = _made(word, found)
-    return _application(word, found, settings.factory)
+    try:
+        return asgi3(found, settings, made=settings.factory)
+    except NoApplication as error:
+        what = f'what factory "{word}" returned' if settings.factory else f'"{word}"'
+        raise BootError(f"cannot use {what} {error}") from None
 
 
 def application_traceback(error: BaseException) -> str:
@@ -239,7 +238,7 @@ def _attribute(word: str, module: ModuleType, path: str) -> object:
             ) from None
         except BaseException as error:  # noqa: BLE001 - whatever the application does
             raise _failed(f'cannot read "{name}" of {owner}', error) from None
-        found, owner = value, f'"{name}" ({_kind(value)})'
+        found, owner = value, f'"{name}" ({kind_of(value)})'
     return found
 
 
@@ -266,22 +265,22 @@ def _seems_application(value: object, home: str | None) -> bool:
     ):
         return False
     try:
-        return _takes(value) == "asgi3"
+        return takes_of(value) == "asgi3"
     except Exception:  # noqa: BLE001 - a proxy object of which there is nothing yet
         return False
 
 
 def _made(word: str, factory: object) -> object:
     if not callable(factory):
-        raise BootError(f'cannot call "{word}" as a factory: it is {_kind(factory)}')
-    if inspect.iscoroutinefunction(factory) and _takes(factory) == "nothing":
+        raise BootError(f'cannot call "{word}" as a factory: it is {kind_of(factory)}')
+    if inspect.iscoroutinefunction(factory) and takes_of(factory) == "nothing":
         raise BootError(
             f'cannot call "{word}" as a factory: it is asynchronous; make it a plain function '
             "and await what it needs in lifespan startup"
         )
-    signature = _signature(factory)
-    if signature is not None and not _accepts(signature, 0):
-        if _takes(factory) in ("asgi3", "asgi2"):
+    signature = signature_of(factory)
+    if signature is not None and not accepts(signature, 0):
+        if takes_of(factory) in ("asgi3", "asgi2"):
             hint = f"it takes {signature}, so it is the application itself: leave --factory out"
         else:
             hint = f"it needs arguments: {signature}"
@@ -297,103 +296,3 @@ def _made(word: str, factory: object) -> object:
             "plain function that returns the application"
         )
     return made
-
-
-def _application(word: str, found: object, made: bool) -> Application:
-    what = f'what factory "{word}" returned' if made else f'"{word}"'
-    takes = _takes(found)
-    if takes == "asgi3":
-        return found  # type: ignore[return-value]
-    if takes == "asgi2":
-        return _single_callable(found)
-    reason = f"it is {_kind(found)}"
-    if takes == "nothing" and inspect.isclass(found):
-        reason += ", not an instance of it: name an instance, or add --factory"
-    elif takes == "nothing" and not made:
-        reason += " that can be called without arguments, a factory it seems: add --factory"
-    elif takes == "wsgi":
-        reason += (
-            " that takes two arguments, a WSGI application it seems: "
-            "wrap it, for example with asgiref.wsgi.WsgiToAsgi"
-        )
-    elif takes != "no call":
-        reason += f" that takes {_signature(found)}, not (scope, receive, send)"
-    raise BootError(f"cannot use {what} as an ASGI application: {reason}")
-
-
-def _single_callable(double: Any) -> Application:
-    """An ASGI 2 application, ``app(scope)(receive, send)``, as an ASGI 3 one."""
-
-    async def application(scope: Scope, receive: Receive, send: Send) -> None:
-        await double(scope)(receive, send)
-
-    return application
-
-
-def _takes(found: object) -> Takes:
-    """What ``found`` seems to be, judged by the arguments it takes."""
-    if not callable(found):
-        return "no call"
-    # asgiref's own marks, which decorators set where a signature cannot tell.
-    if getattr(found, "_asgi_single_callable", False) is True:
-        return "asgi3"
-    if getattr(found, "_asgi_double_callable", False) is True:
-        return "asgi2"
-    signature = _signature(found)
-    if signature is None:  # compiled code without a signature: the first request will tell
-        return "asgi3"
-    if isinstance(found, type):
-        return _class_takes(found, signature)
-    return _call_takes(signature)
-
-
-def _class_takes(found: type, signature: inspect.Signature) -> Takes:
-    if _accepts(signature, 3) and hasattr(found, "__await__"):
-        return "asgi3"  # as Starlette's endpoints: what is made of one request is awaited
-    if _accepts(signature, 0):
-        return "nothing"
-    called = any("__call__" in vars(parent) for parent in found.__mro__)
-    return "asgi2" if called and _accepts(signature, 1) else "other"
-
-
-def _call_takes(signature: inspect.Signature) -> Takes:
-    if _accepts(signature, 0) and any(
-        parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        for parameter in signature.parameters.values()
-    ):
-        return "nothing"  # even if it takes three: these are the options of a factory
-    if _accepts(signature, 3):
-        return "asgi3"
-    if _accepts(signature, 0):
-        return "nothing"
-    if _accepts(signature, 2):
-        return "wsgi"
-    # One argument is ASGI 2 if it says so; else a factory that wants something we do not have.
-    if _accepts(signature, 1) and "scope" in next(iter(signature.parameters)):
-        return "asgi2"
-    return "other"
-
-
-def _signature(found: Any) -> inspect.Signature | None:
-    try:
-        return inspect.signature(found)
-    except (TypeError, ValueError):
-        return None
-
-
-def _accepts(signature: inspect.Signature, positional: int) -> bool:
-    try:
-        signature.bind(*[None] * positional)
-    except TypeError:
-        return False
-    return True
-
-
-def _kind(found: object) -> str:
-    if isinstance(found, ModuleType):
-        return f'the module "{found.__name__}"'
-    if inspect.isclass(found):
-        return f"the class {found.__name__}"
-    if inspect.isroutine(found):
-        return "a function"
-    return "None" if found is None else f"an instance of {type(found).__name__}"

@@ -77,6 +77,7 @@ class WorkerSettings(msgspec.Struct, frozen=True, kw_only=True):
     body_max_bytes: int | None = None
     keep_alive_timeout_s: float = 5.0
     pipeline_max_requests: int = 16
+    wsgi_threads: int = 10
 
     ws_max_bytes: int = 16 * 1024 * 1024
     ws_max_queue: int = 32

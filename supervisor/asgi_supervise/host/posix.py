@@ -94,6 +94,13 @@ class PosixHost:
 
     def _turn(self, timeout_s: float) -> None:
         readable = {key.fd for key, _ in self._selector.select(timeout_s)}
+        if readable:
+            self._attend_to(readable)
+        if self._strays:
+            self._reap_strays()
+        self._rescue.work(readable, self.now())
+
+    def _attend_to(self, readable: set[int]) -> None:
         # Templates before workers, and all they have to say: a worker's first word comes after the
         # report of its fork. Words before deaths: what a process said, it said while it lived. But
         # workers die before templates, which may leave because the last of them has left.
@@ -111,9 +118,6 @@ class PosixHost:
         for generation, child in list(self._templates.items()):
             if child.pidfd in readable:
                 self._reap_template(generation, child)
-        if self._strays:
-            self._reap_strays()
-        self._rescue.work(readable, self.now())
 
     # --- templates and workers -------------------------------------------------------------------
 

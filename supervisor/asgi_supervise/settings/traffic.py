@@ -43,6 +43,15 @@ class TrafficStruct(msgspec.Struct, frozen=True, kw_only=True):
     pipeline_max_requests: Annotated[
         int, Setting(LIMITS, integer(1), "Requests of one connection that may wait for their turn.")
     ] = 16
+    wsgi_threads: Annotated[
+        int,
+        Setting(
+            LIMITS,
+            integer(1),
+            "Requests of a WSGI application that a worker runs at a time; more wait.",
+            flags=("--threads",),
+        ),
+    ] = 10
 
     ws_max_bytes: Annotated[
         int,
