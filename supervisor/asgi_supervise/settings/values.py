@@ -69,11 +69,20 @@ def text(metavar: str, *, pattern: str = "", complaint: str = "") -> Kind:
 
 
 _MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
-APPLICATION = text(
-    "MODULE:ATTRIBUTE",
-    pattern=rf"{_MODULE}:{_MODULE}",
-    complaint="must be module:attribute, for example myproject.main:app",
-)
+_APPLICATION = re.compile(rf"{_MODULE}:{_MODULE}")
+
+
+def _parse_application(raw: Any) -> str:
+    word = _text(raw)
+    if _APPLICATION.fullmatch(word):
+        return word
+    called = word.partition("(")[0]
+    if _APPLICATION.fullmatch(called):  # as for gunicorn
+        raise ValueError(f"must be module:attribute; if it has to be called: --factory {called}")
+    raise ValueError("must be module:attribute, for example myproject.main:app")
+
+
+APPLICATION = Kind("MODULE:ATTRIBUTE", _parse_application, str)
 ROOT_PATH = text(
     "PATH",
     pattern=r"(/[^/?#]+)*",
