@@ -76,4 +76,6 @@ SYSTEMS = (
     ),
     System("timing", "Timing middleware", ()),
     System("asgiref", "asgiref", ("asgiref",)),
+    System("timing_asgi", "timing-asgi", ("timing-asgi", "starlette")),
+    System("sentry", "Sentry", ("sentry-sdk", "starlette")),
 )
