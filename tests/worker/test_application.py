@@ -315,7 +315,7 @@ class TestFactory:
     [
         ("42", "it is an instance of int"),
         ("None", "it is None"),
-        ("os", 'it is the module "os"'),
+        ("os", 'it is the module "os": name the application in it, "module:attribute"'),
         (
             "Site",
             "it is the class Site, not an instance of it: name an instance, or add --factory",
@@ -330,19 +330,14 @@ class TestFactory:
             ),
         ),
         (
-            "wsgi",
-            (
-                "it is a function that takes two arguments, a WSGI application it seems: "
-                "wrap it, for example with asgiref.wsgi.WsgiToAsgi"
-            ),
+            "one_less",
+            "it is a function that takes (scope, receive), not (scope, receive, send)",
         ),
         (
-            "Flask()",
-            (
-                "it is an instance of Flask that takes two arguments, a WSGI application it seems: "
-                "wrap it, for example with asgiref.wsgi.WsgiToAsgi"
-            ),
+            "inner",
+            "it is an instance of Inner that takes (receive, send), not (scope, receive, send)",
         ),
+        ("late(1, 2, 3)", "it is an instance of coroutine, what a call returned: name what was called"),
     ],
 )
 def test_what_is_no_application_says_what_it_is(place: Place, value: str, said: str) -> None:
@@ -354,11 +349,13 @@ def test_what_is_no_application_says_what_it_is(place: Place, value: str, said: 
             def __call__(self, scope, receive, send): ...
         class Needy:
             def __init__(self, settings): ...
-        class Flask:
-            def __call__(self, environ, start_response): ...
+        class Inner:
+            async def __call__(self, receive, send): ...
+        inner = Inner()
         def needy(settings): ...
         def keyword(scope, receive, send, *, extra): ...
-        def wsgi(environ, start_response): ...
+        def one_less(scope, receive): ...
+        async def late(scope, receive, send): ...
         thing = {value}
         """,
     )

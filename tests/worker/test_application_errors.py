@@ -192,7 +192,7 @@ class TestFailingImport:
 class TestMissingAttribute:
     def test_names_near_it_and_applications(self, place: Place) -> None:
         place.write(
-            "attrs.py",
+            "parts.py",
             """
             from os.path import join as application_maker
             from asyncio import sleep as other
@@ -206,8 +206,8 @@ class TestMissingAttribute:
             """,
         )
         place.write("elsewhere.py", "async def foreign(scope, receive, send): ...")
-        assert place.fails("attrs:app").reason == (
-            'cannot load "attrs:app": module "attrs" has no "app"; near it: appl; '
+        assert place.fails("parts:app").reason == (
+            'cannot load "parts:app": module "parts" has no "app"; near it: appl; '
             "what looks like an ASGI application there: service, site"
         )
 

@@ -49,6 +49,7 @@ def settle(
     _check_part("stall_warn_s", "worker_timeout_s", values, origins, problems)
     _check_health(values, origins, problems)
     _check_canary(values, origins, problems)
+    _check_interface(values, origins, problems)
     place = _check_directories(values, origins, directory, problems)
     if place is not None:
         _place_log_files(values, origins, place, problems)
@@ -147,6 +148,18 @@ def _check_canary(values: dict[str, Any], origins: Origins, problems: list[Probl
             complaint = f"does nothing with {_WORDS[field]} = {shown}; {remedy}, or leave it out"
             where = origins["canary_weight"].where
             problems.append(Problem("canary-weight", None, complaint, where))
+
+
+def _check_interface(values: dict[str, Any], origins: Origins, problems: list[Problem]) -> None:
+    """A WSGI application runs in threads and has no lifespan; it needs neither trio nor that."""
+    if values.get("interface") != "wsgi":
+        return
+    for field, value, complaint in (
+        ("loop", "trio", "runs no WSGI application, which waits in threads; leave it out"),
+        ("lifespan", "on", "needs an ASGI application: WSGI has no lifespan; leave it out"),
+    ):
+        if values.get(field) == value:
+            problems.append(Problem(_WORDS[field], value, complaint, origins[field].where))
 
 
 def _check_directories(
