@@ -213,6 +213,50 @@ def test_a_long_unread_body_ends_the_connection_but_not_the_response(run: Run) -
     run(test())
 
 
+@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("status", [200, 413])
+def test_a_long_unread_body_is_answered_with_a_close_that_is_announced(
+    run: Run, status: int, pieces: int
+) -> None:
+    """RFC 9112 §9.6: else a client that sends it all uses the connection again (or tries to)."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        for more in [True] * (pieces - 1) + [False]:
+            await send({"type": "http.response.body", "body": b"ok", "more_body": more})
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            for size, closes in ((1000, False), (4 * MIB, status == 413 or pieces == 1)):
+                wire = await arena.connect()
+                await wire.write(post(bytes(size))[:-1])
+                _, fields, body = await wire.read_response()
+                assert body == b"ok" * pieces
+                assert (fields.get(b"connection") == b"close") is closes
+
+    run(test())
+
+
+def test_a_long_body_is_echoed_while_it_arrives_and_the_connection_kept(run: Run) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        more = True
+        while more:
+            message = await receive()
+            more = message["more_body"]
+            await send({"type": "http.response.body", "body": message["body"], "more_body": more})
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            wire = await arena.connect()
+            for _ in range(2):
+                writing = asyncio.create_task(wire.write(post(bytes(2 * MIB))))
+                assert (await wire.read_response())[2] == bytes(2 * MIB)
+                await writing
+
+    run(test())
+
+
 def test_limits_on_the_body(run: Run) -> None:
     async def test() -> None:
         async with Arena(echo, body_max_bytes=1000) as arena:

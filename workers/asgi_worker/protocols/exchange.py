@@ -95,6 +95,7 @@ class Exchange:
     disconnected = False
     hung_up = False  # the client sends no more, but may still read
     expects_continue = False
+    must_be_read = False  # the body is known to be longer than what is skipped
     is_head = False  # whatever the application makes of the scope
     body: list[bytes] | None = None
     body_bytes = 0  # held in ``body``

@@ -20,7 +20,7 @@ import httptools
 
 from asgi_worker.protocols import request, websocket
 from asgi_worker.protocols.exchange import BODY, COMPLETE, Exchange
-from asgi_worker.protocols.http1_input import Data, RequestReader
+from asgi_worker.protocols.http1_input import DISCARD_MAX_BYTES, Data, RequestReader
 from asgi_worker.protocols.http1_output import CHUNKED, Output
 from asgi_worker.protocols.repeated import RepeatedHead
 from asgi_worker.protocols.request import BadRequest
@@ -28,8 +28,6 @@ from asgi_worker.protocols.request import BadRequest
 if TYPE_CHECKING:
     from asgi_worker.server import Address, Server
 
-DISCARD_MAX_BYTES: Final = 1024 * 1024
-"""A body that the application did not read is skipped up to here to keep the connection."""
 LINGER_S: Final = 2.0
 """How long a connection that we close is still read, so that a reset does not eat the response."""
 INFINITY: Final = math.inf

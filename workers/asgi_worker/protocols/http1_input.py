@@ -47,6 +47,8 @@ _METHODS: Final = {
 _WITH_BODY: Final = (b"POST ", b"PUT ", b"PATCH ")
 _HOSTS_MAX: Final = 1024
 """So many values of Host that were found valid are remembered by a worker."""
+DISCARD_MAX_BYTES: Final = 1024 * 1024
+"""A body that the application did not read is skipped up to here to keep the connection."""
 _PARSED_BODY_BYTES: Final = 16 * 1024
 _SLASH: Final = ord("/")
 
@@ -267,6 +269,8 @@ class RequestReader:
         limit = self.server.settings.body_max_bytes
         if limit is not None and length > limit:
             raise BadRequest(413, f"the body is longer than {limit} bytes")
+        if length > DISCARD_MAX_BYTES:
+            exchange.must_be_read = True
         if b"expect" in fields and version == "1.1":
             if fields[b"expect"].strip().lower() != b"100-continue":
                 raise BadRequest(417, "an expectation other than 100-continue")

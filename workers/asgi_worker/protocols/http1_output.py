@@ -307,8 +307,12 @@ class Output:
         else:
             exchange.remaining = UNTIL_CLOSE
             exchange.keep_alive = False
-        if exchange.expects_continue and exchange.more_body:
-            exchange.keep_alive = False  # nobody knows whether the body will come
+        if exchange.more_body:
+            # Nobody knows whether the body will come, or it will not be skipped to the end. While
+            # a success is being written the application may read on; hardly after a refusal.
+            refused = status >= 400 or not more
+            if exchange.expects_continue or (exchange.must_be_read and refused):
+                exchange.keep_alive = False
         if not exchange.keep_alive:
             lines.append(b"connection: close\r\n\r\n")
         elif scope["http_version"] == "1.1":
