@@ -7,23 +7,15 @@ import gzip
 import hashlib
 import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
-from tests.compatibility.serving import (
-    PATIENCE_S,
-    PYTHON,
-    SITES,
-    WORKERS,
-    Site,
-    Witness,
-    serving,
-    sources,
-)
+from tests.compatibility.managing import prepared
+from tests.compatibility.promises import head_has_no_body
+from tests.compatibility.serving import PATIENCE_S, WORKERS, Site, Witness, serving
 
 pytestmark = pytest.mark.process
 
@@ -36,27 +28,8 @@ _token = re.compile(r'name="csrfmiddlewaretoken" value="(\w+)"')
 def site(files: Path) -> Iterator[Site]:
     (files / "public").mkdir()
     (files / "public" / "shop.css").write_text("h1 { color: teal }\n" * 100)
-    environ = {"DJANGO_SETTINGS_MODULE": SETTINGS}
-    manage(files, "migrate", "--verbosity=0")
-    manage(files, "createsuperuser", "--noinput", "--username=root", "--email=root@shop.example")
-    with serving("django_site.asgi:application", files, **environ) as found:
+    with serving("django_site.asgi:application", files, **prepared(SETTINGS, files)) as found:
         yield found
-
-
-def manage(files: Path, *words: str) -> None:
-    """A management command, as people run it before they serve."""
-    subprocess.run(
-        [PYTHON, "-m", "django", *words, f"--pythonpath={SITES}"],
-        check=True,
-        cwd=files,
-        env={
-            **os.environ,
-            **sources(),
-            "DJANGO_SETTINGS_MODULE": SETTINGS,
-            "DJANGO_SUPERUSER_PASSWORD": "sesame",
-            "SITE_FILES": str(files),
-        },
-    )
 
 
 @pytest.fixture
@@ -248,6 +221,29 @@ def test_exceptions_are_500(client: httpx.Client, site: Site) -> None:
         assert answer.status_code == 500
         assert "Server Error (500)" in answer.text
     assert client.get("/").status_code == 200
+
+
+def test_views_in_threads_wait_beside_each_other(site: Site, files: Path, witness: Witness) -> None:
+    """Django has a thread for each request, so all are there before one may go on."""
+    os.mkfifo(files / "gate")
+    gate = os.open(files / "gate", os.O_RDWR)
+    query = {"witness": witness.path, "gate": str(files / "gate")}
+
+    def work(number: int) -> str:
+        with httpx.Client(base_url=site.url, timeout=PATIENCE_S) as client:
+            return client.get("/gate/", params=query).text
+
+    with concurrent.futures.ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(work, number) for number in range(12)]
+        assert [witness.next() for _ in asked] == ["at the gate"] * 12
+        os.write(gate, b"o" * 12)
+        assert [answer.result() for answer in asked] == ["o"] * 12
+    os.close(gate)
+
+
+def test_head(client: httpx.Client) -> None:
+    for path in ("/sync/", "/items/1/", "/static/shop.css"):
+        head_has_no_body(client, path)
 
 
 def test_many_clients_at_once(site: Site) -> None:

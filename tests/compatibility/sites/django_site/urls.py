@@ -22,6 +22,7 @@ urlpatterns = [
     path("stream/", views.stream),
     path("stream-sync/", views.stream_sync),
     path("events/", views.events),
+    path("gate/", views.gate),
     path("file/", views.file),
     path("visits/", views.visits),
     path("users/", views.users),

@@ -12,6 +12,7 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction, sync_to_async
@@ -180,6 +181,13 @@ async def wait(request: HttpRequest) -> HttpResponse:
         witness(where, "cancelled")
         raise
     return HttpResponse("never")
+
+
+def gate(request: HttpRequest) -> HttpResponse:
+    """Blocks its thread until it gets a byte."""
+    with Path(request.GET["gate"]).open("rb", buffering=0) as opened:
+        witness(request.GET["witness"], "at the gate")
+        return HttpResponse(opened.read(1))
 
 
 def file(request: HttpRequest) -> HttpResponseBase:
