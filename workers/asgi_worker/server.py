@@ -165,7 +165,8 @@ class Server:
 
         ``done`` gets the task when it has ended – before this returns, if it never waited. Until
         then the task is among ``tasks``; ``done`` takes it out. Each has a context of its own made
-        from the server's, so that nothing set by one request is seen by another.
+        from the server's, so that nothing set by one request is seen by another; ``done`` runs in
+        it, for what it logs belongs to the request: filters, error trackers look there.
         """
         try:
             call: Any = self.app(scope, receive, send)
@@ -173,12 +174,12 @@ class Server:
             call = tasks.failing(error)
         if type(call) is not CoroutineType:
             call = tasks.coroutine_of(call)
-        task = tasks.start(call, self.loop, self._context.copy())
+        task = tasks.start(call, self.loop, context := self._context.copy())
         if task.done():
-            done(task)
+            context.run(done, task)
         else:
             self.tasks.add(task)
-            task.add_done_callback(done)
+            task.add_done_callback(done, context=context)
 
     def call_soon(self, callback: Any, *args: Any) -> None:
         """``loop.call_soon`` in the server's context, not in that of a request."""
