@@ -459,3 +459,20 @@ def test_whatever_is_given_there_are_settings_or_problems(arguments: dict[str, A
         assert isinstance(loaded.settings, Settings)
         return
     assert len(lines) == count > 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "complaint"),
+    [
+        ("loop", "trio", "runs no WSGI application, which waits in threads; leave it out"),
+        ("lifespan", "on", "needs an ASGI application: WSGI has no lifespan; leave it out"),
+    ],
+)
+def test_wsgi_has_neither_trio_nor_lifespan(
+    tmp_path: Path, field: str, value: str, complaint: str
+) -> None:
+    (tmp_path / "asgi-supervise.toml").write_text(f'{field} = "{value}"')
+    assert getattr(settings(tmp_path), field) == value
+    assert problems(tmp_path, {"interface": "wsgi"}) == [
+        f"{field} = {value}: {complaint} (in asgi-supervise.toml)"
+    ]
