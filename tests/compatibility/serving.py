@@ -118,6 +118,7 @@ class Site:
         for text in self.expected + self.expected_lines:
             assert log.count(text) == 1, f"{text!r} not once in the log:\n{log}"
         tracebacks = log.count("Traceback (most recent call last)")
+        tracebacks -= log.count("Exception Group Traceback (most recent call last)")
         assert tracebacks == len(self.expected), f"other tracebacks than expected:\n{log}"
         trouble = [line for line in self.lines if _trouble.search(line)]
         own = [_application_failed, *self.expected_lines]
