@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 
 from asgi_worker.application import Application
 from asgi_worker.contract import WorkerSettings
-from asgi_worker.main import new_loop
+from asgi_worker.loops import new_loop
 from asgi_worker.scoreboard import Scoreboard
 from asgi_worker.server import Server
 

@@ -14,7 +14,7 @@ from typing import Any, Self, cast
 from asgi_worker.accepting import Accepting, Whose
 from asgi_worker.contract import WorkerSettings
 from asgi_worker.exclusive import Line, line_of
-from asgi_worker.main import new_loop
+from asgi_worker.loops import new_loop
 from asgi_worker.scoreboard import Scoreboard, Word
 from tests.worker.conftest import Run
 from tests.worker.serving import PATIENCE_S, LoopKind

@@ -14,7 +14,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
@@ -39,6 +38,7 @@ from asgi_worker.contract import (
 )
 from asgi_worker.health import Health, withdrawn
 from asgi_worker.lifespan import Lifespan
+from asgi_worker.loops import finish, new_loop
 from asgi_worker.scoreboard import State, Word
 from asgi_worker.server import Server
 from asgi_worker.stacks import write_when_asked
@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 
 LAST_WORDS_S = 2.0
 """How much of the time for starting is kept for telling the master why it was not enough."""
+GUESTS_PART = 0.2
+"""Of the time for lifespan shutdown, for tasks that the application has left on trio."""
 MASTERS_WORD_S = 0.25
 """How long a worker that gets a SIGTERM waits for the master to say what it is about."""
 
@@ -100,9 +102,10 @@ def run(  # noqa: PLR0913 – all that a forked process is given
     board[Word.SLOT] = slot
     board[Word.STATE] = State.STARTING
     status = Exit.INTERNAL
-    loop = new_loop(settings)
-    asyncio.set_event_loop(loop)
+    loop = None
     try:
+        loop = new_loop(settings)
+        asyncio.set_event_loop(loop)
         preloaded = app is not None
         if app is None:  # before the loop runs: applications may use one of their own to get ready
             app = load(settings)
@@ -120,7 +123,8 @@ def run(  # noqa: PLR0913 – all that a forked process is given
             freeze=not preloaded,
         )
         left_s = settings.startup_timeout_s - (time.monotonic() - began)
-        status = loop.run_until_complete(worker.serve(app, left_s))
+        serve = worker.serve_trio if settings.loop == "trio" else worker.serve
+        status = loop.run_until_complete(serve(app, left_s))
     except BootError as error:
         with contextlib.suppress(OSError):  # the master is gone: nobody to tell
             channel.send(contract.encode(BootFailed(error.reason, error.traceback)))
@@ -128,25 +132,13 @@ def run(  # noqa: PLR0913 – all that a forked process is given
     except Exception:
         log.exception("worker slot=%d pid=%d failed: please report this", slot, os.getpid())
     finally:
-        _finish(loop)
+        if loop is not None:
+            finish(loop)
     return status
 
 
 def _leave_it_to_the_master(*_: object) -> None:
     """Ctrl-C reaches the whole group. ``SIG_IGN`` would pass to programs the application starts."""
-
-
-def new_loop(settings: WorkerSettings) -> asyncio.AbstractEventLoop:
-    """The loop asked for; ``auto`` is uvloop where it can be imported."""
-    if settings.loop != "asyncio":
-        try:
-            import uvloop
-        except ImportError as error:
-            if settings.loop == "uvloop":
-                raise BootError(f"cannot use --loop uvloop: {error}; try --loop asyncio") from error
-        else:
-            return uvloop.new_event_loop()
-    return asyncio.new_event_loop()
 
 
 class _Worker:
@@ -182,6 +174,20 @@ class _Worker:
         self.server: Server | None = None
         self.health: Health | None = None
         self.withdrawn = False
+        self.for_guest = 0.0
+
+    async def serve_trio(self, app: Application, startup_s: float) -> Exit:
+        """As :meth:`serve`, for an application that is written for trio."""
+        from asgi_worker.guest import Guest
+
+        guest = Guest(self.loop, self._trio_crashed)
+        guest.start()
+        self.for_guest = GUESTS_PART
+        try:
+            status = await self.serve(guest.application(app), startup_s)
+        finally:
+            await guest.stop(self._reserve_s() * self.for_guest)
+        return status if guest.error is None else Exit.INTERNAL
 
     async def serve(self, app: Application, startup_s: float) -> Exit:
         """The whole life of the worker.
@@ -225,7 +231,7 @@ class _Worker:
             await lifespan.shutdown(last_words_s / 2)
             return Exit.BOOT
         await self._serve_until_told(server)
-        await lifespan.shutdown(min(settings.shutdown_reserve_s, self.stop.budget_s / 2))
+        await lifespan.shutdown(self._reserve_s() * (1 - self.for_guest))
         server.close()
         if self.access_log is not None:
             self.access_log.flush()
@@ -271,8 +277,10 @@ class _Worker:
 
     def _serving_s(self) -> float:
         """The part of the budget that is for requests; the rest is for lifespan shutdown."""
-        budget_s = self.stop.budget_s
-        return budget_s - min(self.settings.shutdown_reserve_s, budget_s / 2)
+        return self.stop.budget_s - self._reserve_s()
+
+    def _reserve_s(self) -> float:
+        return min(self.settings.shutdown_reserve_s, self.stop.budget_s / 2)
 
     def _tell(self, message: contract.Message) -> bool:
         """Tell the master; whether that was possible."""
@@ -358,8 +366,15 @@ class _Worker:
 
     def _leave_alone(self) -> None:
         if not (self.told_to_stop.done() or self.withdrawn):
-            self._tell(Unhealthy("it got SIGTERM, and not from the master"))
-            self._drain(Drain(self.settings.graceful_timeout_s, successor=True))
+            self._give_up("it got SIGTERM, and not from the master")
+
+    def _trio_crashed(self) -> None:
+        self._give_up("trio has crashed")
+
+    def _give_up(self, why: str) -> None:
+        """The others serve on; the master replaces this one."""
+        self._tell(Unhealthy(why))
+        self._drain(Drain(self.settings.graceful_timeout_s, successor=True))
 
     def _drain(self, message: Drain) -> None:
         if not self.told_to_stop.done():
@@ -371,19 +386,3 @@ class _Worker:
             self.stop = Drain(message.budget_s, self.stop.successor)
             if self.server is not None:
                 self.server.hasten(self._serving_s())
-
-
-def _finish(loop: asyncio.AbstractEventLoop) -> None:
-    """What a normal end of the interpreter would have done; the process leaves by ``os._exit``.
-
-    The default executor is not waited for: a thread that never ends must not keep the worker.
-    """
-    steps: tuple[Callable[[], object], ...] = (
-        lambda: loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), 1.0)),
-        atexit._run_exitfuncs,  # noqa: SLF001 – `os._exit` would skip it
-        sys.stdout.flush,
-        sys.stderr.flush,
-    )
-    for step in steps:
-        with contextlib.suppress(Exception):
-            step()

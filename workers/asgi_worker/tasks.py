@@ -7,11 +7,14 @@ its task is there.
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from asyncio import AbstractEventLoop, Task
 from collections.abc import Coroutine
 from contextvars import Context
 from typing import Any
+
+_OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 if sys.version_info >= (3, 12):
 
@@ -33,6 +36,14 @@ else:
 def coroutine_of(call: Any) -> Coroutine[Any, Any, None]:
     """An application may return any awaitable; a task takes coroutines only."""
     return call if asyncio.iscoroutine(call) else _wait_for(call)
+
+
+def from_application(error: BaseException) -> BaseException:
+    """``error`` with a traceback that begins in the application, not where we called it."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_OURS):
+        frames = frames.tb_next
+    return error if frames is None else error.with_traceback(frames)
 
 
 async def failing(error: Exception) -> None:

@@ -5,7 +5,8 @@ HTTP 2.5). A connection fills in what arrives (:meth:`Exchange.feed`, :meth:`Exc
 :meth:`Exchange.disconnect`) and writes what :class:`Wire` asks of it; between the two there are no
 event objects, because this path is walked for every request.
 
-A response head is kept until the first body message, so that both leave in one write.
+A response head is kept until the first body message, so that both leave in one write. A message is
+judged when it is sent: one that is wrong raises and changes nothing, and another may take its place.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import enum
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, Protocol
+
+from asgi_worker.protocols.response import Head, check_header
+from asgi_worker.tasks import from_application
 
 if TYPE_CHECKING:
     from asgi_worker.application import Message, Scope
@@ -34,13 +38,15 @@ class Phase(enum.IntEnum):
     NOTHING = 0
     HEAD = 1  # http.response.start came, nothing is written yet
     BODY = 2  # the head is written
-    TRAILERS = 3  # the body is complete, trailers were promised
-    COMPLETE = 4
+    FILE = 3  # … and the body is being, from a file
+    TRAILERS = 4  # the body is complete, trailers were promised
+    COMPLETE = 5
 
 
 NOTHING: Final = Phase.NOTHING
 HEAD: Final = Phase.HEAD
 BODY: Final = Phase.BODY
+FILE: Final = Phase.FILE
 TRAILERS: Final = Phase.TRAILERS
 COMPLETE: Final = Phase.COMPLETE
 
@@ -50,6 +56,9 @@ class Wire(Protocol):
 
     must_wait: bool
     """Whether an application that goes on sending has to wait in :meth:`writable` first."""
+
+    def head(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> Head:
+        """What ``exchange.head`` is to be; raises ``RuntimeError`` for what must not be sent."""
 
     def respond(self, exchange: Exchange, body: bytes, more: bool) -> None:
         """Write the head and the first piece of the body."""
@@ -61,7 +70,7 @@ class Wire(Protocol):
         """Write an interim response (1xx)."""
 
     def write_trailers(self, exchange: Exchange, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write all trailers."""
+        """Write all trailers, if the client takes them, and the end of the response."""
 
     async def send_file(self, exchange: Exchange, path: str) -> None:
         """Write the head and the whole file."""
@@ -100,8 +109,9 @@ class Exchange:
     body: list[bytes] | None = None
     body_bytes = 0  # held in ``body``
     status = 0
-    headers: Iterable[tuple[bytes, bytes]] = ()
+    head: Head = (b"", -1, 0)
     promised_trailers = False
+    takes_trailers = False  # the client does, and there is a place for them
     trailers: tuple[tuple[bytes, bytes], ...] = ()
     remaining = 0  # bytes of the response body to come, or what http1_output says instead
     sent_bytes = 0  # of the response body
@@ -214,6 +224,8 @@ class Exchange:
         phase = self.phase
         if kind == "http.response.body":
             body = message.get("body", b"")
+            if type(body) is not bytes:
+                body = _octets(body)
             more = message.get("more_body", False)
             if phase == HEAD:
                 self.wire.respond(self, body, more)
@@ -236,8 +248,9 @@ class Exchange:
                 return
             if phase != NOTHING:
                 raise self._unexpected(kind)
-            self.status = message["status"]
-            self.headers = message.get("headers", ())
+            status = message["status"]
+            self.head = self.wire.head(status, message.get("headers", ()))
+            self.status = status
             if message.get("trailers", False):
                 self.promised_trailers = "http.response.trailers" in self.scope["extensions"]
             self.phase = HEAD
@@ -269,12 +282,21 @@ class Exchange:
                 await self.wire.send_file(self, path)
             except ConnectionError as error:
                 raise ClientDisconnected("the client has closed the connection") from error
-            self.complete()
-        elif kind == "http.response.early_hint" and kind in extensions and phase in (NOTHING, HEAD):
+            if self.promised_trailers:
+                self.phase = TRAILERS
+            else:
+                self.complete()
+        elif kind == "http.response.early_hint" and kind in extensions and phase <= BODY:
             links = [(b"link", link) for link in message["links"]]
-            self.wire.inform(self, 103, links)
+            for header in links:
+                check_header(*header)
+            if phase != BODY:  # else it is too late to hint at what is there already
+                self.wire.inform(self, 103, links)
         elif kind == "http.response.trailers" and kind in extensions and phase == TRAILERS:
-            self.trailers = (*self.trailers, *message.get("headers", ()))
+            headers = tuple(message.get("headers", ()))
+            for name, value in headers:
+                check_header(name, value)
+            self.trailers += headers
             if not message.get("more_trailers", False):
                 self.wire.write_trailers(self, self.trailers)
                 self.complete()
@@ -303,7 +325,7 @@ class Exchange:
         elif isinstance(error, asyncio.CancelledError):
             log.error("%s: the application was cancelled", what)
         else:
-            log.error("%s: exception in the application", what, exc_info=error)
+            log.error("%s: exception in the application", what, exc_info=from_application(error))
         if self.phase == COMPLETE:
             return
         if self.phase in (NOTHING, HEAD) and not self.disconnected:
@@ -314,19 +336,27 @@ class Exchange:
     def answer(self, status: int, text: bytes) -> None:
         """Respond in place of the application, which has not begun to."""
         self.status = status
-        self.headers = [(b"content-type", b"text/plain; charset=utf-8")]
+        self.head = self.wire.head(status, [(b"content-type", b"text/plain; charset=utf-8")])
         self.promised_trailers = False
         self.wire.respond(self, text, False)
         self.complete()
 
     def _unexpected(self, kind: str) -> RuntimeError:
         expected = {
-            NOTHING: "http.response.start",
-            HEAD: "http.response.body",
-            BODY: "http.response.body",
-            TRAILERS: "http.response.trailers",
+            NOTHING: "'http.response.start'",
+            HEAD: "'http.response.body'",
+            BODY: "'http.response.body'",
+            FILE: "nothing but the file",
+            TRAILERS: "'http.response.trailers'",
         }[self.phase]
-        return RuntimeError(f"unexpected ASGI message {kind!r}: expected {expected!r} here")
+        return RuntimeError(f"unexpected ASGI message {kind!r}: expected {expected} here")
+
+
+def _octets(body: object) -> bytes:
+    """The body in a message that has something else than ``bytes``; raises ``RuntimeError``."""
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body)
+    raise RuntimeError(f"http.response.body: 'body' must be bytes, not {type(body).__name__}")
 
 
 def forget_waiter(waiters: list[asyncio.Future[None]] | None, waiter: asyncio.Future[None]) -> None:

@@ -10,6 +10,8 @@ import enum
 import logging
 from typing import TYPE_CHECKING, Final
 
+from asgi_worker.tasks import from_application
+
 if TYPE_CHECKING:
     from asgi_worker.application import Message
 
@@ -64,7 +66,9 @@ def log_end(log: logging.Logger, path: str, error: BaseException | None, phase: 
     if isinstance(error, asyncio.CancelledError):
         log.error("WebSocket %r: the application was cancelled", path)
     elif error is not None:
-        log.error("WebSocket %r: exception in the application", path, exc_info=error)
+        log.error(
+            "WebSocket %r: exception in the application", path, exc_info=from_application(error)
+        )
     elif phase is HANDSHAKE:
         log.error("WebSocket %r: the application returned without accepting or refusing", path)
     elif phase is DENYING:

@@ -1,0 +1,50 @@
+"""The event loop of a worker: which one it is, and what is to be done when it has ended."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import contextlib
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from asgi_worker.application import BootError
+
+if TYPE_CHECKING:
+    from asgi_worker.contract import WorkerSettings
+
+
+def new_loop(settings: WorkerSettings) -> asyncio.AbstractEventLoop:
+    """The loop asked for; ``auto`` is uvloop where it can be imported, and so it is for trio."""
+    if settings.loop == "trio":
+        try:
+            import asgi_worker.guest  # noqa: F401 – with trio, which is not always there
+        except ImportError as error:
+            what = f"cannot use --loop trio: {error}"
+            raise BootError(f"{what}; try pip install 'asgi-supervise[trio]'") from error
+    if settings.loop != "asyncio":
+        try:
+            import uvloop
+        except ImportError as error:
+            if settings.loop == "uvloop":
+                raise BootError(f"cannot use --loop uvloop: {error}; try --loop asyncio") from error
+        else:
+            return uvloop.new_event_loop()
+    return asyncio.new_event_loop()
+
+
+def finish(loop: asyncio.AbstractEventLoop) -> None:
+    """What a normal end of the interpreter would have done; the process leaves by ``os._exit``.
+
+    The default executor is not waited for: a thread that never ends must not keep the worker.
+    """
+    steps: tuple[Callable[[], object], ...] = (
+        lambda: loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), 1.0)),
+        atexit._run_exitfuncs,  # noqa: SLF001 – `os._exit` would skip it
+        sys.stdout.flush,
+        sys.stderr.flush,
+    )
+    for step in steps:
+        with contextlib.suppress(Exception):
+            step()
