@@ -8,7 +8,6 @@ SIGTERM, or end-of-file on the channel, which means that the master is gone.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import contextlib
 import logging
 import os
@@ -22,7 +21,7 @@ import msgspec
 import setproctitle
 
 from asgi_worker import channel as channels
-from asgi_worker import contract, loggers, memory
+from asgi_worker import contract, exits, loggers, memory
 from asgi_worker.access_log import AccessLog
 from asgi_worker.application import BootError, load
 from asgi_worker.contract import (
@@ -88,7 +87,7 @@ def run(  # noqa: PLR0913 – all that a forked process is given
     began = time.monotonic()
     # First, so that whatever hangs or crashes from here on can be seen.
     write_when_asked(stacks)
-    atexit._clear()  # noqa: SLF001 – what came before the fork is for another process to run
+    exits.begin() if app is None else exits.inherit()
     signal.signal(signal.SIGINT, _leave_it_to_the_master)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.environ["ASGI_SUPERVISE_SLOT"] = str(slot)

@@ -166,7 +166,7 @@ class Template:
 
     def load_application(self) -> None:
         """Import the application; say what of it will not reach the workers."""
-        from asgi_worker import loggers
+        from asgi_worker import exits, loggers
         from asgi_worker.application import load
 
         settings = self.blueprint.settings
@@ -175,6 +175,7 @@ class Template:
             children.die_with_parent()
             if self.master_is_gone():
                 return
+        exits.begin()
         try:
             self.app = load(settings)
         finally:
