@@ -223,6 +223,7 @@ FACTORIES = """
     def nothing(): pass
     def number(): return 42
     def again(): return make
+    def once_more(): return later
     def fails():
         raise RuntimeError("no database")
     def leaves():
@@ -280,6 +281,7 @@ class TestFactory:
             ("nothing", " as an ASGI application: it is None"),
             ("number", " as an ASGI application: it is an instance of int"),
             ("again", " as an ASGI application: it is a function that takes (), not (scope, "),
+            ("once_more", " as an ASGI application: it is a function that is asynchronous and "),
         ],
     )
     def test_that_makes_no_application(self, place: Place, attribute: str, said: str) -> None:
@@ -301,12 +303,19 @@ class TestFactory:
         )
         assert f"in {attribute}" in error.traceback
 
-    @pytest.mark.parametrize("attribute", ["make", "options", "later", "builder.build"])
+    @pytest.mark.parametrize("attribute", ["make", "options", "builder.build"])
     def test_named_without_the_option(self, place: Place, attribute: str) -> None:
         place.write("factories.py", FACTORIES)
         assert place.fails(f"factories:{attribute}").reason == (
             f'cannot use "factories:{attribute}" as an ASGI application: it is a function that can '
             "be called without arguments, a factory it seems: add --factory"
+        )
+
+    def test_that_is_asynchronous_named_without_the_option(self, place: Place) -> None:
+        place.write("factories.py", FACTORIES)
+        assert place.fails("factories:later").reason == (
+            'cannot use "factories:later" as an ASGI application: it is a function that is '
+            "asynchronous and takes no arguments: a factory has to be a plain one"
         )
 
 
@@ -337,7 +346,10 @@ class TestFactory:
             "inner",
             "it is an instance of Inner that takes (receive, send), not (scope, receive, send)",
         ),
-        ("late(1, 2, 3)", "it is an instance of coroutine, what a call returned: name what was called"),
+        (
+            "late(1, 2, 3)",
+            "it is an instance of coroutine, what a call returned: name what was called",
+        ),
     ],
 )
 def test_what_is_no_application_says_what_it_is(place: Place, value: str, said: str) -> None:

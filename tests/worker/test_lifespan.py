@@ -94,8 +94,28 @@ async def swallows(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def raises_late(scope: Scope, receive: Receive, send: Send) -> None:
-    await receive()
+    if scope["type"] == "lifespan":
+        await receive()
+        await connect()
+
+
+async def connect() -> None:
     raise ValueError("no database")
+
+
+async def reads_a_request(scope: Scope, receive: Receive, send: Send) -> None:
+    body = (await receive())["body"]
+    await send({"type": "http.response.body", "body": body})
+
+
+async def asserts_a_request(scope: Scope, receive: Receive, send: Send) -> None:
+    assert (await receive())["type"] == "http.request"
+
+
+async def answers_a_request(scope: Scope, receive: Receive, send: Send) -> None:
+    """It would do so for any scope but that of a lifespan, or so it says here."""
+    await receive()
+    await send({"type": "http.response.start", "status": 200, "headers": []})
 
 
 async def leaves(scope: Scope, receive: Receive, send: Send) -> None:
@@ -121,11 +141,15 @@ WITHOUT_LIFESPAN: list[tuple[Any, str]] = [
     (answers_everything, "RuntimeError: cannot send 'http.response.start' in lifespan startup: "),
     (swallows, "it returned without completing startup"),
     (raises_late, "ValueError: no database"),
+    (reads_a_request, "KeyError: 'body'"),
+    (asserts_a_request, "AssertionError"),
+    (answers_a_request, "RuntimeError: cannot send 'http.response.start' in lifespan startup: "),
     (leaves, "SystemExit: 1"),
     (interrupted, "KeyboardInterrupt"),
     (cancels_itself, "CancelledError"),
     (not_asynchronous, "TypeError: not_asynchronous() takes 0 positional arguments but 3 "),
 ]
+MISTAKEN = (reads_a_request, asserts_a_request, answers_a_request)
 
 
 @pytest.mark.parametrize(("app", "said"), WITHOUT_LIFESPAN)
@@ -145,6 +169,11 @@ def test_auto_goes_on_without_lifespan(
         assert "in raises_late" in message
         assert "--lifespan on" in message
         assert "asgi_worker/" not in message
+    elif app in MISTAKEN:
+        assert message.startswith("The application knows nothing of lifespan and is run without ")
+        assert "Traceback" not in message
+        assert logged(caplog) == [message]
+        assert logged(caplog, logging.WARNING) == []
     else:
         assert message.startswith("The application is run without lifespan: ")
         assert logged(caplog) == []

@@ -54,6 +54,22 @@ class TestTooLate:
         assert "create_future()" in second
         assert ended == [True]
 
+    def test_who_takes_events_and_answers_none_is_asked_at_once(
+        self, runner: asyncio.Runner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It may be at it in another task, so it is waited for as ever."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            while (await receive())["type"] != "websocket.disconnect":
+                pass
+
+        error = runner.run(fails(lifespan_of(app, startup_timeout_s=0.05)))
+        assert "did not complete lifespan startup within 0.05 s" in error.reason
+        assert logged(caplog, logging.WARNING) == [
+            "The application asks for a second lifespan event and has not answered "
+            "lifespan.startup. If it knows nothing of lifespan, say --lifespan off"
+        ]
+
     def test_what_is_left_of_the_time_counts(self, runner: asyncio.Runner) -> None:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             await asyncio.get_running_loop().create_future()

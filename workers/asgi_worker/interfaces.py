@@ -15,11 +15,10 @@ from __future__ import annotations
 import functools
 import inspect
 import logging
-import os
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
-from asgi_worker import wsgi
+from asgi_worker import loggers, wsgi
 
 if TYPE_CHECKING:
     from asgi_worker.application import Application, Receive, Scope, Send
@@ -62,7 +61,7 @@ def asgi3(found: object, settings: WorkerSettings, made: bool) -> Application:
         raise NoApplication(
             f"as a WSGI application: {error}; pip install 'asgi-supervise[wsgi]'"
         ) from None
-    if not is_told and os.environ.get("ASGI_SUPERVISE_SLOT", "0") == "0":  # one for all workers
+    if not is_told and loggers.speaks_for_all():
         log.info(
             "%s takes two arguments and is served as a WSGI application; "
             "--interface wsgi says so explicitly",
@@ -94,6 +93,8 @@ def _guessed(found: object, made: bool) -> Takes:
     reason = f"it is {kind_of(found)}"
     if takes == "nothing" and inspect.isclass(found):
         reason += ", not an instance of it: name an instance, or add --factory"
+    elif takes == "nothing" and _is_asynchronous(found):
+        reason += " that is asynchronous and takes no arguments: a factory has to be a plain one"
     elif takes == "nothing" and not made:
         reason += " that can be called without arguments, a factory it seems: add --factory"
     elif takes != "no call":

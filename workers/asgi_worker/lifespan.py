@@ -3,8 +3,10 @@
 The only place that sends ``lifespan.startup`` and ``lifespan.shutdown``, and that decides whether
 an application without lifespan may run. The specification lets a server go on when the application
 raises at lifespan; a *failed* startup is told apart from a missing one by whether the application
-had sent anything, as the specification asks, and a failure that looks like a real one (it came
-after ``lifespan.startup`` was read) is at least logged as a warning with its traceback.
+had sent anything, as the specification asks. What looks like a real failure is at least logged as a
+warning with its traceback: it came after ``lifespan.startup`` was read, from code that so much as
+mentions lifespan. Who reads that event as if it were a request, as many a first program does, is
+only told that it runs without.
 
 Nothing of the application gets past its task: ``SystemExit`` in lifespan would otherwise stop the
 event loop in the middle of whatever it does.
@@ -21,9 +23,10 @@ import inspect
 import logging
 import os
 import traceback
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
+from asgi_worker import loggers
 from asgi_worker.application import (
     Application,
     BootError,
@@ -35,6 +38,9 @@ from asgi_worker.contract import WorkerSettings
 
 LAST_WORDS_S = 1.0
 """How long the application may take to return once it has said its last, or was cancelled."""
+
+HINT_S = 2.0
+"""How long an application may wait for a second event, the first not answered, before we ask."""
 
 DEEPEST_WAIT = 100
 _OURS = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -53,6 +59,8 @@ class Lifespan:
         self._task: asyncio.Task[None] | None = None
         self._told_startup = False
         self._told_shutdown = False
+        self._asked_again = False  # for another event, with startup not answered
+        self._strayed = False  # it sent what has nothing to do with lifespan
         self._started: asyncio.Future[str | None]  # None: complete; else the failure's message
         self._stopping: asyncio.Future[None]
         self._stopped: asyncio.Future[str | None]
@@ -76,7 +84,14 @@ class Lifespan:
         self._stopped = loop.create_future()
         self._over = loop.create_future()
         task = self._task = loop.create_task(self._run(), name="lifespan")
-        await _first_of(loop.time() + limit_s, task, self._started)
+        deadline = loop.time() + limit_s
+        await _first_of(min(loop.time() + HINT_S, deadline), task, self._started)
+        if self._asked_again and not (task.done() or self._started.done()):
+            log.warning(
+                "The application asks for a second lifespan event and has not answered "
+                "lifespan.startup. If it knows nothing of lifespan, say --lifespan off"
+            )
+        await _first_of(deadline, task, self._started)
         if not self._started.done() or self._started.result() is not None:
             self._task = None  # there will be nothing to shut down
         if self._started.done():
@@ -139,6 +154,7 @@ class Lifespan:
             self._told_startup = True
             return {"type": "lifespan.startup"}
         if not self._told_shutdown:
+            self._asked_again = not self._started.done()
             await asyncio.shield(self._stopping)  # who waits may be cancelled and ask again
             self._told_shutdown = True
             return {"type": "lifespan.shutdown"}
@@ -152,6 +168,7 @@ class Lifespan:
         if not isinstance(message, dict):
             raise RuntimeError(f"cannot send {type(message).__name__}: a message is a dict")
         kind = message.get("type")
+        self._strayed = not str(kind).startswith("lifespan.")
         phase = "shutdown" if self._started.done() else "startup"
         done = self._stopped if self._started.done() else self._started
         if kind not in (f"lifespan.{phase}.complete", f"lifespan.{phase}.failed"):
@@ -188,14 +205,16 @@ class Lifespan:
             said, text = one_line(error), application_traceback(error)
         if self._mode == "on":
             raise BootError(f"the application failed at lifespan startup: {said}", text)
-        if error is not None and self._told_startup:
+        if error is None or not self._told_startup:
+            log.debug("The application is run without lifespan: %s", said)
+        elif not self._strayed and _knows_lifespan(error):
             log.warning(
                 "The application raised at lifespan startup and is run without lifespan "
                 "(--lifespan on makes this an error):\n%s",
                 text.rstrip(),
             )
-        else:
-            log.debug("The application is run without lifespan: %s", said)
+        elif loggers.speaks_for_all():
+            log.info("The application knows nothing of lifespan and is run without it (%s)", said)
 
     def _died(self, _: asyncio.Task[None]) -> None:
         """The application left lifespan between startup and shutdown; service goes on."""
@@ -227,6 +246,20 @@ class Lifespan:
         await _first_of(asyncio.get_running_loop().time() + limit_s, task)
         if not task.done():
             log.error("The application's lifespan refuses to be cancelled and is abandoned")
+
+
+def _knows_lifespan(error: BaseException) -> bool:
+    """Whether any function that ``error`` came through has the word in it."""
+    frames = traceback.walk_tb(error.__traceback__)
+    codes = (frame.f_code for frame, _ in frames if not frame.f_code.co_filename.startswith(_OURS))
+    return any(_mentions(code) for code in codes)
+
+
+def _mentions(code: CodeType) -> bool:
+    words = (*code.co_names, *code.co_varnames, *(one for one in code.co_consts if one))
+    return any(
+        _mentions(word) if isinstance(word, CodeType) else "lifespan" in str(word) for word in words
+    )
 
 
 async def _first_of(deadline: float, *futures: asyncio.Future[Any]) -> None:

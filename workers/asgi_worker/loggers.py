@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 
 OURS = ("asgi_supervise", "asgi_worker")
 
@@ -16,3 +17,8 @@ def keep_on() -> None:
     for name, logger in logging.root.manager.loggerDict.items():
         if isinstance(logger, logging.Logger) and name.partition(".")[0] in OURS:
             logger.disabled = False
+
+
+def speaks_for_all() -> bool:
+    """Whether what every worker would say in the same words is this one's to say."""
+    return os.environ.get("ASGI_SUPERVISE_SLOT", "0") == "0"

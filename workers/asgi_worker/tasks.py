@@ -7,6 +7,7 @@ its task is there.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import sys
 from asyncio import AbstractEventLoop, Task
@@ -51,5 +52,10 @@ async def failing(error: Exception) -> None:
     raise error
 
 
-async def _wait_for(awaitable: Any) -> None:
-    await awaitable
+async def _wait_for(returned: Any) -> None:
+    if not inspect.isawaitable(returned):
+        hint = "has a yield in it" if inspect.isasyncgen(returned) else "is no async def"
+        raise TypeError(
+            f"the application returned {type(returned).__name__}, nothing to wait for: it {hint}"
+        )
+    await returned
