@@ -311,28 +311,35 @@ def test_a_time_out_at_the_moment_of_arrival_loses_no_message(run: Run) -> None:
     assert app.error is None
 
 
-def test_two_tasks_cannot_wait_in_receive(run: Run) -> None:
+def test_who_gives_up_waiting_passes_on_what_it_was_woken_for(run: Run) -> None:
+    waiting: list[asyncio.Future[Message]] = []
+
     async def act(receive: Receive, send: Send) -> None:
         await receive()
         await send(ACCEPT)
-        first = asyncio.ensure_future(receive())
-        await asyncio.sleep(0)
-        try:
-            await receive()
-        finally:
-            first.cancel()
+        waiting.extend(asyncio.ensure_future(receive()) for _ in range(4))
+        await asyncio.wait(waiting)
 
     app = Noted(act)
 
     async def scenario() -> None:
+        waiting.clear()
         async with Arena(app) as arena:
             client = await open_websocket(arena)
-            assert (await client.closed()).code == 1011
-            await client.send(close(1011))
+            queue = incoming(arena)
+            await arena.eventually(lambda: len(queue._others) == 3, "not all wait")
+            waiting[0].cancel()  # nothing has come yet
+            queue.text("precious")  # for the second …
+            waiting[1].cancel()  # … which has not run since
+            waiting[3].cancel()
+            assert (await waiting[2])["text"] == "precious"
+            assert (await client.closed()).code == 1000
+            await client.send(close(1000))
             await client.end()
 
     run(scenario())
-    assert "receive() was called while another task waits in it" in str(app.error)
+    assert app.error is None
+    assert [one.cancelled() for one in waiting] == [True, True, False, True]
 
 
 def test_messages_of_one_turn_arrive_in_order(run: Run) -> None:

@@ -130,6 +130,7 @@ class Server:
             "extensions": {
                 "http.response.pathsend": {},
                 "http.response.early_hint": {},
+                "http.response.trailers": {},
                 "asgi_supervise": {
                     "slot": slot,
                     "generation": generation,

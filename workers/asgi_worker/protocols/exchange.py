@@ -6,7 +6,7 @@ HTTP 2.5). A connection fills in what arrives (:meth:`Exchange.feed`, :meth:`Exc
 event objects, because this path is walked for every request.
 
 A response head is kept until the first body message, so that both leave in one write. A message is
-judged when it is sent: one that is wrong raises and changes nothing, and another may take its place.
+judged when it is sent: one that is wrong raises and changes nothing, another may take its place.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ class Wire(Protocol):
     def write_body(self, exchange: Exchange, body: bytes, more: bool) -> None:
         """Write a further piece of the body."""
 
-    def inform(self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def inform(
+        self, exchange: Exchange, status: int, headers: Iterable[tuple[bytes, bytes]]
+    ) -> None:
         """Write an interim response (1xx)."""
 
     def write_trailers(self, exchange: Exchange, headers: Iterable[tuple[bytes, bytes]]) -> None:
@@ -287,16 +289,11 @@ class Exchange:
             else:
                 self.complete()
         elif kind == "http.response.early_hint" and kind in extensions and phase <= BODY:
-            links = [(b"link", link) for link in message["links"]]
-            for header in links:
-                check_header(*header)
+            links = _checked((b"link", link) for link in message["links"])
             if phase != BODY:  # else it is too late to hint at what is there already
                 self.wire.inform(self, 103, links)
         elif kind == "http.response.trailers" and kind in extensions and phase == TRAILERS:
-            headers = tuple(message.get("headers", ()))
-            for name, value in headers:
-                check_header(name, value)
-            self.trailers += headers
+            self.trailers += _checked(message.get("headers", ()))
             if not message.get("more_trailers", False):
                 self.wire.write_trailers(self, self.trailers)
                 self.complete()
@@ -350,6 +347,13 @@ class Exchange:
             TRAILERS: "'http.response.trailers'",
         }[self.phase]
         return RuntimeError(f"unexpected ASGI message {kind!r}: expected {expected} here")
+
+
+def _checked(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
+    checked = tuple(headers)
+    for name, value in checked:
+        check_header(name, value)
+    return checked
 
 
 def _octets(body: object) -> bytes:

@@ -169,7 +169,9 @@ class Denial:
             self.cut(exchange)
             return
         exchange.status = status
-        exchange.headers = [(b"content-type", b"text/plain; charset=utf-8"), *headers]
+        exchange.head = exchange.wire.head(
+            status, [(b"content-type", b"text/plain; charset=utf-8"), *headers]
+        )
         exchange.promised_trailers = False
         exchange.wire.respond(exchange, text.encode(), more=False)
         exchange.complete()

@@ -167,7 +167,7 @@ class RequestReader:
                 else:
                     request.read_target(scope, url)
                 if len(found) > 1:
-                    self._examine_fields(scope, dict(found))
+                    self._examine_fields(exchange, dict(found))
             except BadRequest as refusal:
                 self._stop(refusal)
         if method == "HEAD":
@@ -252,13 +252,14 @@ class RequestReader:
         if request.says_close(exchange.scope["headers"]):
             exchange.keep_alive = False
 
-    def _examine_fields(self, scope: Scope, fields: dict[bytes, bytes]) -> None:
-        """Fields that change what the application is told."""
+    def _examine_fields(self, exchange: Exchange, fields: dict[bytes, bytes]) -> None:
+        """Fields that change what the application is told, or what becomes of what it says."""
+        scope = exchange.scope
         trusted = self.server.trusted if self.special is not _SPECIAL else None
         if trusted is not None and not _FORWARDED.isdisjoint(fields):
             trusted.apply(scope, scope["headers"])
         if b"trailers" in fields.get(b"te", b"").lower() and scope["http_version"] == "1.1":
-            scope["extensions"]["http.response.trailers"] = {}
+            exchange.takes_trailers = True
 
     def _examine_body(self, exchange: Exchange, fields: dict[bytes, bytes], version: str) -> None:
         """Fields that say how a body is delimited, and whether the client waits to send it."""

@@ -19,13 +19,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from asgi_worker.protocols import sendfile
-from asgi_worker.protocols.exchange import BODY, forget_waiter
+from asgi_worker.protocols.exchange import FILE, forget_waiter
 from asgi_worker.protocols.response import (
     BODYLESS,
     CONNECTION,
     DATE,
     SERVER,
     STATUS_LINES,
+    Head,
+    Header,
     check_header,
     serialise,
     status_line,
@@ -80,6 +82,17 @@ class Output:
 
     # The exchange asks.
 
+    def head(self, status: int, headers: Iterable[Header]) -> Head:
+        """Status line and header lines as bytes, and what they say; raises ``RuntimeError``."""
+        line = STATUS_LINES.get(status)
+        if line is None or status < 200:
+            line = status_line(status)
+        lines = [line]
+        length, said = serialise(headers, lines)
+        if status == 204 and length >= 0:  # RFC 9110 §8.6: no Content-Length with 204
+            lines = [one for one in lines if not one.lower().startswith(b"content-length:")]
+        return b"".join(lines), length, said
+
     def respond(self, exchange: Exchange, body: bytes, more: bool) -> None:
         """Write the head and the first piece of the body.
 
@@ -126,7 +139,7 @@ class Output:
             else:
                 self.must_wait = True
             if not more:
-                self.gather(b"0\r\n" if exchange.promised_trailers else b"0\r\n\r\n")
+                self.gather(b"0\r\n" if _has_trailers(exchange) else b"0\r\n\r\n")
                 self.flush()
             return
         if remaining != NO_BODY:
@@ -145,12 +158,14 @@ class Output:
             self.flush()
 
     def write_trailers(self, exchange: Exchange, headers: Iterable[tuple[bytes, bytes]]) -> None:
-        """Write all trailers and the end of the message (RFC 9112 §7.1.2)."""
-        if exchange.remaining == CHUNKED:
+        """Write all trailers and the end of the message (RFC 9112 §7.1.2), if that is to come."""
+        if exchange.remaining == CHUNKED and exchange.takes_trailers:
             self.gather(_lines(headers) + b"\r\n")
         self.flush()
 
-    def inform(self, exchange: Exchange, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    def inform(
+        self, exchange: Exchange, status: int, headers: Iterable[tuple[bytes, bytes]]
+    ) -> None:
         """Write an interim response (RFC 9110 §15.2); HTTP/1.0 clients do not know them."""
         if exchange.scope["http_version"] != "1.0":
             self.gather(STATUS_LINES[status] + _lines(headers) + b"\r\n")
@@ -160,11 +175,11 @@ class Output:
         """Write the head and the file; raises ``OSError`` of ``open``, nothing written."""
         with open(path, "rb") as file:  # noqa: ASYNC230 – a local file opens as fast as a thread starts
             size = sendfile.size_of(file)
-            exchange.promised_trailers = False  # a file has none
+            exchange.takes_trailers = False  # what has a length has no place for them
             head = b"".join(self._head(exchange, size, False))
             if exchange.remaining >= 0:
                 _account(exchange, size, False)
-            exchange.phase = BODY
+            exchange.phase = FILE
             self.gather(head)
             self.flush()
             if exchange.remaining == NO_BODY:
@@ -269,19 +284,16 @@ class Output:
             self.large_bytes = 0
             self.must_wait = True
 
-    def _head(  # noqa: C901, PLR0912 – flat is fast
+    def _head(  # noqa: PLR0912 – flat is fast
         self, exchange: Exchange, body_bytes: int, more: bool
     ) -> list[bytes]:
         """The head, in pieces, for a response whose first piece of body is ``body_bytes`` long.
 
         Sets ``exchange.remaining`` and, where the framing needs it, clears ``exchange.keep_alive``.
         """
+        head, length, said = exchange.head
+        lines = [head]
         status = exchange.status
-        line = STATUS_LINES.get(status)
-        if line is None or status < 200:
-            line = status_line(status)
-        lines = [line]
-        length, said = serialise(exchange.headers, lines)
         if said:
             if said & 1 << CONNECTION:
                 exchange.keep_alive = False
@@ -292,13 +304,11 @@ class Output:
         scope = exchange.scope
         if status in BODYLESS or exchange.is_head:
             exchange.remaining = NO_BODY
-            if status == 204 and length >= 0:  # RFC 9110 §8.6: no Content-Length with 204
-                lines = [one for one in lines if not one.lower().startswith(b"content-length:")]
-            elif length < 0 and not more and status not in BODYLESS:
+            if length < 0 and not more and status not in BODYLESS:
                 lines.append(b"content-length: %d\r\n" % body_bytes)
         elif length >= 0:
             exchange.remaining = length
-        elif not (more or exchange.promised_trailers):
+        elif not (more or _has_trailers(exchange)):
             exchange.remaining = body_bytes
             lines.append(b"content-length: %d\r\n" % body_bytes)
         elif scope["http_version"] == "1.1":
@@ -320,6 +330,11 @@ class Output:
         else:
             lines.append(b"connection: keep-alive\r\n\r\n")
         return lines
+
+
+def _has_trailers(exchange: Exchange) -> bool:
+    """Whether trailers are to be written behind the body."""
+    return exchange.promised_trailers and exchange.takes_trailers
 
 
 def _account(exchange: Exchange, body_bytes: int, more: bool) -> None:

@@ -6,6 +6,7 @@ has, and the transport stops reading, until the application has taken what is he
 
 No ``asyncio.Queue``: a future exists only while the application waits, and it waits only for an
 empty queue. Messages stay in the queue until ``receive`` returns them, so cancelling it loses none.
+Several tasks may wait: each message wakes one of them, in turn, and the end all.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ class Incoming:
         "_failed",
         "_loop",
         "_max_messages",
+        "_others",
         "_queued_bytes",
         "_transport",
         "_waiter",
@@ -62,7 +64,8 @@ class Incoming:
         self._failed: Callable[[Violation], None] | None = failed
         self.queue: list[Message] = []  # short; a deque begins with 760 bytes
         self._queued_bytes = 0  # since the queue was empty
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: asyncio.Future[None] | None = None  # who has waited longest
+        self._others: list[asyncio.Future[None]] = []  # … and those after it, should there be any
         self._end: Message | None = None
         self._early: bytes | None = b""  # sent before the application accepted
 
@@ -110,8 +113,8 @@ class Incoming:
         """No message comes any more: the application learns why. Only the first call counts."""
         if self._end is None:
             self._end = {"type": "websocket.disconnect", "code": code, "reason": reason}
-            if self._waiter is not None and not self._waiter.done():
-                self._waiter.set_result(None)
+            while self._waiter is not None:
+                self._wake()
 
     @property
     def ended(self) -> bool:
@@ -125,10 +128,16 @@ class Incoming:
         while not queue:
             if self._end is not None:
                 return self._end.copy()
-            if self._waiter is not None and not self._waiter.done():
-                raise RuntimeError("receive() was called while another task waits in it")
-            self._waiter = waiter = self._loop.create_future()
-            await waiter
+            waiter = self._loop.create_future()
+            if self._waiter is None:
+                self._waiter = waiter
+            else:
+                self._others.append(waiter)
+            try:
+                await waiter
+            except asyncio.CancelledError:
+                self._give_up(waiter)
+                raise
         message = queue.pop(0)
         if not queue:
             self._queued_bytes = 0
@@ -137,6 +146,24 @@ class Incoming:
                 # one turn of the loop, while everybody else waits for it.
                 self._loop.call_soon(self._go_on)
         return message
+
+    def _wake(self) -> None:
+        """Wake the one who has waited longest."""
+        others, waiter = self._others, self._waiter
+        while waiter is not None and waiter.done():
+            waiter = others.pop(0) if others else None
+        self._waiter = others.pop(0) if others else None
+        if waiter is not None:
+            waiter.set_result(None)
+
+    def _give_up(self, waiter: asyncio.Future[None]) -> None:
+        """``waiter`` does not wait any more; a message it was woken for is for the next."""
+        if waiter in self._others:
+            self._others.remove(waiter)
+        elif self._waiter is waiter:
+            self._waiter = self._others.pop(0) if self._others else None
+        if self.queue and self._waiter is not None:
+            self._wake()
 
     def _go_on(self) -> None:
         if self.paused and self._end is None and self.reader is not None:
@@ -188,8 +215,10 @@ class Incoming:
         self._queued_bytes += size
         waiter = self._waiter
         if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
+            if self._others or waiter.done():
+                self._wake()
+            else:
+                self._waiter = None
                 waiter.set_result(None)
         elif self._queued_bytes > QUEUE_MAX_BYTES or len(self.queue) >= self._max_messages:
             self.pause()

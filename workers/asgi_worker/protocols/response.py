@@ -30,6 +30,8 @@ _KINDS: Final = {
     b"server": SERVER,
 }
 Header = tuple[bytes, bytes]
+Head = tuple[bytes, int, int]
+"""Status line and header lines of the application; ``length`` and ``said`` of :func:`serialise`."""
 _REMEMBERED: Final = 2048
 _REMEMBERED_VALUE_BYTES: Final = 64
 _remembered: dict[Header, tuple[bytes, int]] = {}

@@ -1,0 +1,684 @@
+"""ASGI specification 3.0.
+
+What holds for every protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from typing import Any
+
+import pytest
+
+from asgi_worker.application import Application, Message, Receive, Scope, Send
+from asgi_worker.lifespan import Lifespan
+from tests.specification.asking import (
+    START,
+    Told,
+    acting,
+    answer,
+    hello,
+    knock,
+    left,
+    listening,
+    piece,
+    refusal,
+    request,
+    scope_of,
+    sends,
+    talk,
+    websocket_scope,
+)
+from tests.worker.conftest import Run
+from tests.worker.frames_by_hand import CLOSE, FIN, PING, TEXT, close, frame, open_websocket, text
+from tests.worker.lives import lifespan_of, polite
+from tests.worker.modules import Place, modules_forgotten
+from tests.worker.serving import Arena
+from tests.worker.websocket_apps import ACCEPT, Noted
+
+
+def lifespan_scope(run: Run) -> Scope:
+    seen: list[Scope] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+        await polite(scope, receive, send)
+
+    run(whole_life(lifespan_of(app)))
+    return seen[0]
+
+
+async def whole_life(lifespan: Lifespan) -> None:
+    await lifespan.startup()
+    await lifespan.shutdown(10)
+
+
+SCOPES = {"http": scope_of, "websocket": websocket_scope, "lifespan": lifespan_scope}
+PROTOCOLS = pytest.mark.parametrize("protocol", SCOPES)
+
+
+# Overview
+
+
+def test_main_thread(run: Run) -> None:
+    """Overview: applications run as coroutines in an event loop, on the main thread.
+
+    The loop of a worker runs on its main thread; the application is called as a task of it.
+    """
+    where: list[Any] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        where.extend((threading.current_thread(), asyncio.current_task()))
+        await hello(scope, receive, send)
+
+    answer(run, app)
+    assert where[0] is threading.main_thread()
+    assert isinstance(where[1], asyncio.Task)
+
+
+def test_a_little_longer(run: Run) -> None:
+    """Overview: a call may last a little longer than its connection, to clean up.
+
+    Nothing is cancelled when a response is complete or its client has gone; only a worker that has
+    to stop does that, when its budget is spent.
+    """
+    ended: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await hello(scope, receive, send)
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        for _ in range(10):
+            await asyncio.sleep(0)
+        ended.append(scope["path"])
+
+    assert answer(run, app).endswith(b"hello")
+    assert ended == ["/"]
+
+
+def test_any_task_may_send(run: Run) -> None:
+    """Rationale: data may be sent and received at any time, from any task.
+
+    Neither ``receive()`` nor ``send()`` belongs to the task that the application was called in.
+    """
+
+    async def act(receive: Receive, send: Send) -> None:
+        async def reads() -> bytes:
+            return bytes((await receive())["body"])
+
+        body = await asyncio.create_task(reads())
+        await asyncio.create_task(send(START))  # type: ignore[arg-type]
+        pieces = [piece(one.encode(), more=True) for one in body.decode()]
+        await asyncio.gather(*(send(one) for one in pieces))
+        await asyncio.create_task(send(piece()))  # type: ignore[arg-type]
+
+    got = answer(run, acting(act), request(method="POST", body=b"abc"))
+    assert got.endswith(b"1\r\na\r\n1\r\nb\r\n1\r\nc\r\n0\r\n\r\n")
+
+
+def test_any_thread_may_send(run: Run) -> None:
+    """Rationale: … and from different threads, by way of the loop.
+
+    ``asyncio.run_coroutine_threadsafe()`` with ``receive()`` and ``send()`` is all it takes.
+    """
+
+    async def act(receive: Receive, send: Send) -> None:
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            for message in (START, piece(b"from a thread")):
+                asyncio.run_coroutine_threadsafe(send(message), loop).result(10)  # type: ignore[arg-type]
+
+        await asyncio.to_thread(work)
+
+    assert answer(run, acting(act)).endswith(b"\r\n\r\nfrom a thread")
+
+
+def test_several_tasks_may_receive(run: Run) -> None:
+    """Rationale: several tasks may wait for events at the same time.
+
+    Each event goes to one of them, in the order in which they began to wait; the end of the
+    connection is told to all.
+    """
+    got: list[tuple[int, str]] = []
+
+    async def act(receive: Receive, send: Send) -> None:
+        await receive()
+        await send(ACCEPT)
+
+        async def waits(number: int) -> None:
+            while (message := await receive())["type"] == "websocket.receive":
+                got.append((number, message["text"]))
+            got.append((number, "end"))
+
+        await asyncio.gather(*(waits(number) for number in range(3)))
+
+    async def test() -> None:
+        got.clear()
+        async with Arena(acting(act)) as arena:
+            client = await open_websocket(arena)
+            for number in range(5):
+                await client.send(text(str(number)), frame(FIN | PING))
+                await client.frame()  # the pong: the message before it has been taken
+            await client.send(close())
+            await client.end()
+        assert got[:5] == [(number % 3, str(number)) for number in range(5)]
+        assert sorted(got[5:]) == [(0, "end"), (1, "end"), (2, "end")]
+
+    run(test())
+
+
+# Connection Scope
+
+
+def test_a_call_for_each_connection(run: Run) -> None:
+    """Connection Scope: every connection results in a call of the application.
+
+    For HTTP that is every request, for WebSocket every handshake.
+    """
+    calls: list[str] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        calls.append(scope["path"])
+        await hello(scope, receive, send)
+
+    assert answer(run, app, request("/1", close=False) + request("/2")).count(b"hello") == 2
+    assert calls == ["/1", "/2"]
+
+
+def test_a_scope_of_its_own(run: Run) -> None:
+    """Connection Scope: the scope describes one specific connection.
+
+    What an application changes in its scope is seen by no other call: the dictionary, ``headers``,
+    ``state`` and ``extensions`` are made for each.
+    """
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        count = len(scope["headers"]), len(scope["state"]), len(scope["extensions"]), len(scope)
+        scope["headers"].append((b"x", b"y"))
+        scope["state"]["mine"] = scope["extensions"]["mine"] = scope["mine"] = {}
+        await send(START)
+        await send(piece(repr(count).encode()))
+
+    async def test() -> None:
+        async with Arena(app) as arena:
+            wire = await arena.connect()
+            answers = {(await wire.get())[2] for _ in range(4)}
+            assert len(answers) == 1
+
+    run(test())
+
+
+# Events
+
+
+@PROTOCOLS
+def test_events_are_dictionaries(run: Run, protocol: str) -> None:
+    """Events: each event is a ``dict`` with a ``type``, a unicode string.
+
+    A new ``dict`` for each call of ``receive()``, so what is done to one changes no other.
+    """
+    for one in events(run)[protocol]:
+        assert type(one) is dict
+        assert type(one["type"]) is str
+
+
+@PROTOCOLS
+def test_types_of_events(run: Run, protocol: str) -> None:
+    """Events: they consist of byte strings, unicode strings, numbers, lists, dicts and ``None``.
+
+    Bodies and messages are ``bytes`` and ``str`` themselves, never views or subclasses.
+    """
+    for one in events(run)[protocol]:
+        for value in one.values():
+            assert type(value) in {bytes, str, int, bool}, one
+
+
+@PROTOCOLS
+def test_namespaces(run: Run, protocol: str) -> None:
+    """Protocol Specifications: the ``type`` of a message begins with that of its scope.
+
+    ``http.``, ``websocket.`` and ``lifespan.``.
+    """
+    for one in events(run)[protocol]:
+        assert one["type"].startswith(f"{protocol}.")
+
+
+def events(run: Run) -> dict[str, list[Message]]:
+    """All kinds of events, by protocol."""
+
+    async def reads(receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+        await hello({}, receive, send)
+        await receive()
+
+    http, websocket, lifespan = Told(reads), listening(), Told(lives)
+    answer(run, http, request(method="POST", body=bytes(200_000)))
+    talk(
+        run, websocket, text("a"), frame(FIN | 2, b"b"), frame(FIN | 2, bytes(99_999)), close(1000)
+    )
+    run(whole_life(lifespan_of(lifespan)))
+    assert len(http.got) > 2
+    assert len(websocket.got) >= 5
+    assert len(lifespan.got) >= 2
+    return {"http": http.got, "websocket": websocket.got, "lifespan": lifespan.got}
+
+
+async def lives(receive: Receive, send: Send) -> None:
+    for _ in range(2):
+        await send({"type": (await receive())["type"] + ".complete"})
+
+
+# Applications
+
+
+@PROTOCOLS
+def test_arguments(run: Run, protocol: str) -> None:
+    """Applications: an application is one callable that takes ``scope``, ``receive``, ``send``.
+
+    They are given by position, so that they may have any names.
+    """
+    scope = SCOPES[protocol](run)
+    assert type(scope) is dict
+    assert all(type(key) is str for key in scope)
+
+
+@PROTOCOLS
+def test_type(run: Run, protocol: str) -> None:
+    """Applications: ``scope["type"]`` is always present, a unicode string.
+
+    ``http``, ``websocket`` or ``lifespan``.
+    """
+    assert SCOPES[protocol](run)["type"] == protocol
+
+
+@PROTOCOLS
+def test_version(run: Run, protocol: str) -> None:
+    """Applications: ``scope["asgi"]`` is a dictionary; its ``version`` is that of ASGI.
+
+    ``"3.0"``, in every scope.
+    """
+    asgi = SCOPES[protocol](run)["asgi"]
+    assert type(asgi) is dict
+    assert asgi["version"] == "3.0"
+
+
+@PROTOCOLS
+def test_spec_version(run: Run, protocol: str) -> None:
+    """Applications: ``scope["asgi"]["spec_version"]`` may be that of the protocol's document.
+
+    ``"2.5"`` for HTTP and WebSocket, ``"2.0"`` for lifespan: the newest there are.
+    """
+    newest = {"http": "2.5", "websocket": "2.5", "lifespan": "2.0"}
+    assert SCOPES[protocol](run)["asgi"]["spec_version"] == newest[protocol]
+
+
+def test_receive_waits(run: Run) -> None:
+    """Applications: ``receive()`` yields a new event when one is available.
+
+    Until then it waits. A wait that is cancelled loses no event.
+    """
+
+    async def act(receive: Receive, send: Send) -> None:
+        first = asyncio.ensure_future(receive())
+        await asyncio.sleep(0)
+        assert not first.done()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        await send({"type": "http.response.early_hint", "links": []})  # the client may go on
+        await send(START)
+        await send(piece((await receive())["body"]))
+
+    async def test() -> None:
+        async with Arena(acting(act)) as arena:
+            wire = await arena.connect()
+            await wire.write(request(method="POST", body=b"hello")[:-5])
+            await wire.read_until(b"\r\n\r\n")
+            await wire.write(b"hello")
+            assert (await wire.read_response())[2] == b"hello"
+
+    run(test())
+
+
+def test_send_returns_when_sent(run: Run) -> None:
+    """Applications: ``send()`` returns once the send has been completed.
+
+    It waits while the client takes less than is sent, so that memory stays bounded.
+    """
+    state = {"sent": 0}
+
+    async def act(receive: Receive, send: Send) -> None:
+        await send(START)
+        for _ in range(400):
+            await send(piece(bytes(65536), more=True))
+            state["sent"] += 1
+        await send(piece())
+
+    async def test() -> None:
+        state["sent"] = 0
+        async with Arena(acting(act)) as arena:
+            wire = await arena.connect()
+            await wire.write(request())
+            before = -1
+            while before != state["sent"]:  # until it goes no further
+                before = state["sent"]
+                await asyncio.sleep(0.1)
+            assert before < 400
+            assert len(await wire.read_to_end()) > 400 * 65536
+
+    run(test())
+
+
+def test_send_returns_when_closed(run: Run) -> None:
+    """Applications: … or the connection has been closed.
+
+    A ``send()`` that waits for a client ends, with an ``OSError``, when the client leaves.
+    """
+
+    async def act(receive: Receive, send: Send) -> None:
+        await send(START)
+        while True:
+            await send(piece(bytes(1_000_000), more=True))
+
+    app = Told(act)
+
+    async def test() -> None:
+        async with left(app, request()) as (_, wire):
+            await wire.read_until(b"\r\n\r\n")
+            wire.writer.transport.abort()
+        assert isinstance(app.error, OSError)
+
+    run(test())
+
+
+def test_legacy(run: Run, tmp_path: Any) -> None:
+    """Legacy Applications: two-callable applications should be supported.
+
+    They are told apart by the arguments they take. The first callable is called when the connection
+    starts, the second at once.
+    """
+    with modules_forgotten(tmp_path):
+        place = Place(tmp_path)
+        place.write(
+            "legacy.py",
+            """
+            def app(scope):
+                async def instance(receive, send):
+                    await send({"type": "http.response.start", "status": 200})
+                    await send({"type": "http.response.body", "body": scope["path"].encode()})
+                return instance
+            """,
+        )
+        assert answer(run, place.load("legacy:app"), request("/old")).endswith(b"\r\n\r\n/old")
+
+
+# Error Handling
+
+OPEN: Message = {"type": "websocket.accept"}
+HTTP: list[tuple[Message, ...]] = [
+    ({"type": "http.nonsense"},),
+    ({"type": "http.request"},),
+    ({"type": "websocket.send", "text": ""},),
+    (START, {"type": "http.nonsense"}),
+    (START, piece(b"", more=True), {"type": "http.nonsense"}),
+]
+WEBSOCKET: list[tuple[Message, ...]] = [
+    ({"type": "websocket.nonsense"},),
+    ({"type": "websocket.receive"},),
+    (START,),
+    (OPEN, {"type": "websocket.nonsense"}),
+]
+
+
+@pytest.mark.parametrize("messages", [*HTTP, *WEBSOCKET], ids=str)
+def test_unknown_type(run: Run, messages: tuple[Message, ...]) -> None:
+    """Error Handling: an event of unknown ``type`` raises an exception out of ``send()``.
+
+    A ``RuntimeError`` that names the type and says what is expected here.
+    """
+    error = refusal(run, *messages, websocket=messages in WEBSOCKET)
+    assert isinstance(error, RuntimeError)
+    assert repr(messages[-1]["type"]) in str(error)
+    assert "expected" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("key", "messages"),
+    [
+        ("type", ({},)),
+        ("status", ({"type": "http.response.start"},)),
+        ("path", (START, {"type": "http.response.pathsend"})),
+        ("links", ({"type": "http.response.early_hint"},)),
+        ("type", (OPEN, {"text": "a"})),
+        ("text", (OPEN, {"type": "websocket.send"})),
+    ],
+    ids=str,
+)
+def test_missing_key(run: Run, key: str, messages: tuple[Message, ...]) -> None:
+    """Error Handling: … so does one that lacks a key it should have.
+
+    The exception names the key.
+    """
+    assert f"'{key}'" in str(refusal(run, *messages, websocket=OPEN in messages))
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (None,),
+        ({"type": b"http.response.start", "status": 200},),
+        ({"type": "http.response.start", "status": "200"},),
+        ({"type": "http.response.start", "status": None},),
+        ({"type": "http.response.start", "status": 200, "headers": [("a", "b")]},),
+        ({"type": "http.response.start", "status": 200, "headers": [(b"a", "b")]},),
+        ({"type": "http.response.start", "status": 200, "headers": [(b"a", None)]},),
+        ({"type": "http.response.start", "status": 200, "headers": None},),
+        (START, {"type": "http.response.body", "body": "text"}),
+        (START, {"type": "http.response.body", "body": "text", "more_body": True}),
+        (START, {"type": "http.response.body", "body": None}),
+        (START, piece(b"a", more=True), {"type": "http.response.body", "body": "text"}),
+        (START, piece(b"", more=True), piece("text", more=True)),  # type: ignore[arg-type]
+        ({**START, "headers": [(b"content-length", b"9")]}, piece("text", more=True)),  # type: ignore[arg-type]
+        (
+            {**START, "headers": [(b"content-length", b"9")]},
+            piece(b"a", more=True),
+            piece("text", more=True),  # type: ignore[arg-type]
+        ),
+        ({"type": "http.response.early_hint", "links": ["text"]},),
+        (START, {"type": "http.response.pathsend", "path": b"/tmp"}),
+        ({**OPEN, "headers": [("a", "b")]},),
+        ({**OPEN, "subprotocol": b"chat"},),
+        (OPEN, {"type": "websocket.send", "text": b"bytes"}),
+        (OPEN, {"type": "websocket.send", "bytes": "text"}),
+        (OPEN, {"type": "websocket.close", "code": "1000"}),
+        (OPEN, {"type": "websocket.close", "reason": b"bytes"}),
+    ],
+    ids=str,
+)
+def test_wrong_type(run: Run, messages: tuple[Any, ...]) -> None:
+    """Error Handling: … or a value of a wrong type, as unicode strings for headers.
+
+    Judged when the message is sent: the error is raised where it was made, nothing of the message
+    is sent, and another message may take its place.
+    """
+    websocket = any(str((one or {}).get("type", "")).startswith("websocket") for one in messages)
+    error = refusal(run, *messages, websocket=websocket)
+    assert isinstance(error, RuntimeError | TypeError)
+
+
+def test_a_wrong_message_changes_nothing(run: Run) -> None:
+    """Error Handling: an invalid event is an error of that event only.
+
+    The application may catch it and go on with a right one.
+    """
+
+    async def act(receive: Receive, send: Send) -> None:
+        wrong: list[Any] = [piece(b"early"), {**START, "headers": [("a", "b")]}, {"type": "no"}]
+        for one in wrong:
+            with pytest.raises((RuntimeError, TypeError)):
+                await send(one)
+        await send({**START, "status": 203})
+        wrong = [piece("text"), START, piece("text", more=True)]  # type: ignore[arg-type]
+        for one in wrong:
+            with pytest.raises((RuntimeError, TypeError)):
+                await send(one)
+        await send(piece(b"one ", more=True))
+        for one in wrong:
+            with pytest.raises((RuntimeError, TypeError)):
+                await send(one)
+        await send(piece(b"two"))
+
+    got = answer(run, acting(act))
+    assert got.startswith(b"HTTP/1.1 203 ")
+    assert got.endswith(b"4\r\none \r\n3\r\ntwo\r\n0\r\n\r\n")
+
+
+def test_additional_keys_http(run: Run) -> None:
+    """Error Handling: additional keys in an event raise no exception.
+
+    Keys that are not known are not looked at, in every protocol.
+    """
+    got = answer(run, sends({**START, "new": 1}, {**piece(b"hello"), "new": object()}))
+    assert got.endswith(b"hello")
+    app = listening({"type": "websocket.send", "text": "a", "new": 1}, {**CLOSED, "new": 2})
+    assert talk(run, app)[0] == (FIN | TEXT, b"a")
+    assert app.error is None
+    assert knock(run, sends({**CLOSED, "new": 1})).startswith(b"HTTP/1.1 403 ")
+
+    async def lives(receive: Receive, send: Send) -> None:
+        for _ in range(2):
+            await send({"type": (await receive())["type"] + ".complete", "new": 1})
+
+    run(whole_life(lifespan_of(acting(lives), "on")))
+
+
+CLOSED: Message = {"type": "websocket.close"}
+
+
+async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+    raise ValueError("of the application")
+
+
+async def fails_late(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({**START, "headers": [(b"content-length", b"9")]})
+    await send(piece(b"hello", more=True))
+    await fails(scope, receive, send)
+
+
+def test_errors_end_the_connection(run: Run) -> None:
+    """Error Handling: an error of the application ends its call and the associated connection.
+
+    A request that was not answered is answered 500, a response that was begun is cut, a WebSocket
+    closed with 1011; none of it touches other connections.
+    """
+    assert answer(run, fails).startswith(b"HTTP/1.1 500 ")
+    assert answer(run, fails_late).endswith(b"\r\n\r\nhello")
+    assert knock(run, fails).startswith(b"HTTP/1.1 500 ")
+
+    async def act(receive: Receive, send: Send) -> None:
+        await send(OPEN)
+        raise ValueError("of the application")
+
+    assert talk(run, Noted(act))[0] == (FIN | CLOSE, b"\x03\xf3")
+
+
+@pytest.mark.parametrize("app", [fails, fails_late])
+def test_errors_are_logged(run: Run, app: Application, caplog: pytest.LogCaptureFixture) -> None:
+    """Error Handling: how errors of the application surface is up to the server.
+
+    One log line at level ERROR, with the request and the application's traceback.
+    """
+    answer(run, app, request("/here"))
+    (record,) = [one for one in caplog.records if one.levelno >= logging.WARNING]
+    assert record.getMessage() == "GET '/here': exception in the application"
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], ValueError)
+
+
+def test_after_the_end(run: Run) -> None:
+    """Error Handling: what is sent after the end is no error unless a protocol says so.
+
+    After a complete response everything is ignored. After a client has gone, HTTP and WebSocket 2.4
+    say that ``send()`` raises; so it does.
+    """
+    app = sends(START, piece(b"hello"), START, piece(b"more"), {"type": "http.nonsense"})
+    assert answer(run, app).endswith(b"hello")
+
+
+def test_our_errors_are_no_errors_of_ours(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """Error Handling: what ``send()`` raises must not make the server itself fail.
+
+    When the application lets it through, the call has ended like any other.
+    """
+
+    async def act(receive: Receive, send: Send) -> None:
+        await receive()
+        await receive()
+        await send(START)
+
+    async def test() -> None:
+        async with left(acting(act), request()) as (arena, wire):
+            wire.close()
+            await arena.eventually(lambda: not arena.server.tasks, "it has not ended")
+            assert (await (await arena.connect()).get("/", "Connection: close"))[0] != b""
+
+    async def quick(scope: Scope, receive: Receive, send: Send) -> None:
+        await (hello if scope["path"] == "/2" else acting(act))(scope, receive, send)
+
+    async def again() -> None:
+        async with left(quick, request()) as (arena, wire):
+            wire.close()
+            await arena.eventually(lambda: not arena.server.tasks, "it has not ended")
+            assert (await (await arena.connect()).get("/2"))[2] == b"hello"
+
+    run(again())
+    assert not [one for one in caplog.records if one.levelno >= logging.WARNING]
+
+
+# Extensions
+
+
+@pytest.mark.parametrize("protocol", ["http", "websocket"])
+def test_extensions(run: Run, protocol: str) -> None:
+    """Extensions: each that is supported is an entry of ``scope["extensions"]``, itself a dict.
+
+    The value is empty where there is nothing to say. Our own, ``asgi_supervise``, says which
+    worker this is: ``slot``, ``generation`` and how many ``workers`` there are.
+    """
+    extensions = SCOPES[protocol](run)["extensions"]
+    assert type(extensions) is dict
+    assert all(type(key) is str and type(value) is dict for key, value in extensions.items())
+    assert set(extensions["asgi_supervise"]) == {"slot", "generation", "workers"}
+
+
+# Strings and Unicode
+
+
+@PROTOCOLS
+def test_keys_are_unicode(run: Run, protocol: str) -> None:
+    """Strings and Unicode: all keys of scopes and events are unicode strings.
+
+    Those of ``asgi`` and ``extensions`` too.
+    """
+    scope = SCOPES[protocol](run)
+    inner = [scope["asgi"], scope.get("extensions", {})]
+    for one in (scope, *inner, *events(run)[protocol]):
+        assert all(type(key) is str for key in one)
+
+
+@pytest.mark.parametrize("protocol", ["http", "websocket"])
+def test_strings_are_exact(run: Run, protocol: str) -> None:
+    """Strings and Unicode: *byte string* is ``bytes`` and *unicode string* is ``str``.
+
+    Exactly these types, whatever made the values.
+    """
+    scope = SCOPES[protocol](run)
+    for key in ("type", "http_version", "scheme", "path", "root_path"):
+        assert type(scope[key]) is str
+    for key in ("raw_path", "query_string"):
+        assert type(scope[key]) is bytes
+    assert all(type(part) is bytes for header in scope["headers"] for part in header)
