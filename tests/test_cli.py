@@ -71,8 +71,7 @@ def test_all_problems_are_reported_and_nothing_is_started(tmp_path: Path) -> Non
     assert result.stdout == ""
     assert result.stderr.splitlines() == [
         "asgi-supervise: cannot start: 4 settings are wrong",
-        "  app = nothing: must be module:attribute, for example myproject.main:app "
-        "(on the command line)",
+        "  app = nothing: must be module:attribute, for example nothing:app (on the command line)",
         "  lifespan = never: choose one of auto, on, off (in asgi-supervise.toml)",
         "  port = 80000: must be at most 65535 (on the command line)",
         "  workers = many: not a whole number (or auto) (in the environment, WEB_CONCURRENCY)",

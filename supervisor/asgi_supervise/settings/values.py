@@ -70,6 +70,7 @@ def text(metavar: str, *, pattern: str = "", complaint: str = "") -> Kind:
 
 _MODULE = r"[^\W\d]\w*(\.[^\W\d]\w*)*"
 _APPLICATION = re.compile(rf"{_MODULE}:{_MODULE}")
+_FILE = re.compile(r"(?:\./)*([\w./]+?)(?:\.py|/)?(?::([\w.]+))?")
 
 
 def _parse_application(raw: Any) -> str:
@@ -79,6 +80,12 @@ def _parse_application(raw: Any) -> str:
     called = word.partition("(")[0]
     if _APPLICATION.fullmatch(called):  # as for gunicorn
         raise ValueError(f"must be module:attribute; if it has to be called: --factory {called}")
+    if meant := _FILE.fullmatch(word):
+        guess = f"{meant[1].replace('/', '.')}:{meant[2] or 'app'}"
+        if _APPLICATION.fullmatch(guess):
+            is_file = meant[1] != word.partition(":")[0]
+            hint = f", not a file: try {guess}" if is_file else f", for example {guess}"
+            raise ValueError(f"must be module:attribute{hint}")
     raise ValueError("must be module:attribute, for example myproject.main:app")
 
 
