@@ -279,6 +279,17 @@ def test_file_upload_parser(
     assert "Missing filename" in nameless.text
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="Django REST framework takes a body for empty when the request has no Content-Length, "
+    "so it reads none that comes in chunks (rest_framework.request.Request._load_stream)",
+)
+def test_body_in_chunks(client: httpx.Client) -> None:
+    words = iter([b'{"email": "ali@shop.example", ', b'"topics": ["stock"]}'])
+    headers = {"content-type": "application/json", "x-forwarded-for": "203.0.113.3"}
+    assert client.post("/enquire/", content=words, headers=headers).status_code == 202
+
+
 def test_multipart_upload(client: httpx.Client, twenty_mib: bytes) -> None:
     answer = client.post("/digest/", data={"title": "Größe"}, files={"one": ("ä.bin", twenty_mib)})
     sha256 = hashlib.sha256(twenty_mib).hexdigest()
