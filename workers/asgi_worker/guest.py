@@ -33,6 +33,7 @@ import trio
 from trio.lowlevel import Abort, checkpoint_if_cancelled, reschedule, wait_task_rescheduled
 
 from asgi_worker.application import application_traceback, one_line
+from asgi_worker.tasks import coroutine_of
 
 if TYPE_CHECKING:
     from asgi_worker.application import Application, Message, Receive, Scope, Send
@@ -307,7 +308,7 @@ class _Call:
         error: BaseException | None = None
         try:
             with self._cancel_scope:
-                await self._app(self._scope, self.receive, self.send)
+                await coroutine_of(self._app(self._scope, self.receive, self.send))
         except BaseException as raised:  # noqa: BLE001 – it would crash trio
             error = _without_cancelled(raised)
             if error.__traceback__ is not None:
