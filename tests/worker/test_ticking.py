@@ -14,7 +14,7 @@ from asgi_worker.application import Receive, Scope, Send
 from asgi_worker.contract import Exit
 from asgi_worker.scoreboard import Reading, State
 from asgi_worker.server import Connection
-from asgi_worker.ticking import REST_S, SWEEP_TICKS, TICK_S
+from asgi_worker.ticking import REST_S, SWEEP_TICKS, TICK_S, Ticker
 from tests.worker.alone import Alone
 from tests.worker.conftest import Run
 from tests.worker.serving import Arena, LoopKind
@@ -60,6 +60,22 @@ def test_it_rests_without_connections_and_not_with_one(run: Run) -> None:
             await rest(arena)
             reading = arena.board.read(0)
             assert (reading.connections, reading.requests) == (0, 1), "the last figures are there"
+
+    run(test())
+
+
+def test_it_does_not_rest_where_connections_come_and_go(run: Run) -> None:
+    async def test() -> None:
+        async with Arena(hello) as arena:
+            await rest(arena)
+            ticker = Ticker(arena.server, arena.board.writer(0))
+            rests = []
+            for come_and_gone in (0, 0, 1, 1, 0):
+                arena.server.young.ended += come_and_gone
+                ticker.start()
+                ticker.stop()
+                rests.append(ticker.resting)
+            assert rests == [True, True, False, False, True]
 
     run(test())
 

@@ -7,6 +7,8 @@ for the main thread, which is that of the loop. Of a wait that is not over it kn
 
 from __future__ import annotations
 
+import os
+
 from asgi_worker.scoreboard import Word
 
 PID = int(Word.PID)
@@ -30,8 +32,11 @@ def waited_since_tick_ns(words: memoryview) -> int:
 
 def _schedstat(pid: int) -> tuple[int, int]:
     try:
-        with open(f"/proc/{pid}/schedstat", "rb") as file:
-            ran, waited, _ = file.read().split()
-            return int(ran), int(waited)
+        file = os.open(f"/proc/{pid}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        try:  # bare: a file object makes six calls more, ten times a second
+            ran, waited, _ = os.read(file, 128).split()
+        finally:
+            os.close(file)
     except (OSError, ValueError):
         return 0, 0
+    return int(ran), int(waited)

@@ -10,7 +10,9 @@ before all that has arrived was read.
 What a tick costs is hardly its own work – some microseconds – but that an idle process is woken up,
 a tenth of a millisecond. So a worker without connections and without anything running ticks seldom,
 and says so in its promise. The first connection that it accepts ends the rest before anything is
-called for it; what hangs then is missed as soon as in a busy worker.
+called for it; what hangs then is missed as soon as in a busy worker. To end a rest costs as much as
+a connection does, and wakes the master, too: who finds nothing between two connections does not
+rest.
 """
 
 from __future__ import annotations
@@ -58,6 +60,8 @@ class Ticker:
         self._server = server
         self._board = board
         self._pid = os.getpid()
+        self._ended = 0
+        """Connections that came and went by the last tick."""
         self._ticks = 0
         self._due_ns = 0
         self._period_ns = 0
@@ -89,7 +93,8 @@ class Ticker:
         server, board = self._server, self._board
         stamp_ns = time.monotonic_ns()
         lag_ns = max(0, stamp_ns - self._due_ns)
-        busy = woken or bool(server.connections or server.tasks)
+        ended, self._ended = self._ended, server.young.ended
+        busy = woken or bool(server.connections or server.tasks) or self._ended > ended
         board[BUSY] = self._busy(stamp_ns)
         server.young.age()
         if busy or not self.resting:
