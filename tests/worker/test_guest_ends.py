@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import gc
 import logging
 import sys
 import time
@@ -414,6 +415,7 @@ def test_a_crash_of_trio_ends_all_calls_and_says_why(
     assert "LookupError: of a system task" in entry
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of its tasks
 def test_a_crash_while_somebody_waits_for_the_loop(run: Run) -> None:
     """What comes then finds no trio to tell it to."""
     arrives: asyncio.Future[Message]
@@ -441,3 +443,4 @@ def test_a_crash_while_somebody_waits_for_the_loop(run: Run) -> None:
         await asyncio.sleep(0.01)
 
     run(test())
+    gc.collect()
