@@ -78,4 +78,18 @@ SYSTEMS = (
     System("asgiref", "asgiref", ("asgiref",)),
     System("timing_asgi", "timing-asgi", ("timing-asgi", "starlette")),
     System("sentry", "Sentry", ("sentry-sdk", "starlette")),
+    System(
+        "opentelemetry",
+        "OpenTelemetry",
+        (
+            "opentelemetry-instrumentation-asgi",
+            "opentelemetry-sdk",
+            "opentelemetry-exporter-otlp-proto-http",
+        ),
+    ),
+    System(
+        "prometheus",
+        "Prometheus",
+        ("prometheus-client", "prometheus-fastapi-instrumentator", "starlette-exporter", "fastapi"),
+    ),
 )
