@@ -36,12 +36,15 @@ AGAINST = (ONE_QUEUE, "uvicorn", "granian")
 class Mix:
     name: str
     title: str
-    users: int
+    users: int = 0
+    guests: float = 0.0
+    """The part of the requests that has a connection of its own, beside those of the users."""
 
 
-NEW = Mix("mix-new", "a new connection for each request", 0)
+NEW = Mix("mix-new", "a new connection for each request")
 KEPT = Mix("mix-kept", f"{USERS} users, each with a connection that it keeps", USERS)
-MIXES = (NEW, KEPT)
+BOTH = Mix("mix-both", f"one half by {USERS} users as before, the other anew", USERS, 0.5)
+MIXES = (NEW, KEPT, BOTH)
 
 
 @dataclass
@@ -110,7 +113,9 @@ def measure_mixes(
                 arrivals = schedule(seed, seconds / PARTS, load)
                 for server, running in ready.items():
                     try:
-                        outcome = ask(running, Job(running.port, arrivals, mix.users, drawn=True))
+                        outcome = ask(
+                            running, Job(running.port, arrivals, mix.users, mix.guests, drawn=True)
+                        )
                     except (Failed, CannotServe) as reason:
                         found.failures.setdefault((mix, server), []).append(str(reason))
                         say(mix.name, server, f"failed: {reason}")

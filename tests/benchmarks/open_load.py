@@ -6,7 +6,8 @@ moment that is fixed beforehand, and its latency is counted from there: what a s
 does to all that should have been asked meanwhile is in the figures.
 
 Either each request has a connection of its own, or there are so many users, each with one that it
-keeps, and a request is made by one who is idle; when all are busy it waits, and the time counts. If
+keeps, and a request is made by one who is idle; when all are busy it waits, and the time counts. Or
+some requests are made by users, and the others by guests, who come for that one. If
 all requests are due at once that is load of the other kind, where each
 user asks again as soon as it has its answer.
 """
@@ -40,6 +41,8 @@ class Job:
     """When, in seconds from the beginning, which path is asked for."""
     users: int = 0
     """That keep a connection each; 0: a new connection for each request."""
+    guests: float = 0.0
+    """The part of the requests that is made by none of the users, on a connection of its own."""
     drawn: bool = False
     """Whether the user who asks is drawn at random – in which order the connections were shared out
     shall not matter – and not the one who has been idle for longest, so that none is idle long."""
@@ -70,9 +73,11 @@ class Outcome:
 class User:
     """One connection, or what is to become one."""
 
-    __slots__ = ("number", "received", "request", "sock", "tries", "unsent")
+    __slots__ = ("guest", "number", "received", "request", "sock", "tries", "unsent")
 
-    def __init__(self) -> None:
+    def __init__(self, *, guest: bool) -> None:
+        self.guest = guest
+        """Whether the connection is for one request only."""
         self.sock: socket.socket | None = None
         self.number = -1
         """Of the arrival whose answer is awaited; -1: none."""
@@ -92,7 +97,6 @@ class Load:
         self.free: collections.deque[User] = collections.deque()
         self.draw = random.Random(0)
         self.waiting: collections.deque[int] = collections.deque()
-        self.keep = "" if job.users else "Connection: close\r\n"
         self.answered = 0
         self.started = 0.0
 
@@ -123,13 +127,13 @@ class Load:
 
     def _warm_up(self) -> None:
         """Open the connections of all users, then let each ask once."""
-        users = [User() for _ in range(self.job.users)]
+        users = [User(guest=False) for _ in range(self.job.users)]
         for user in users:
             self._connect(user)
         for user in users:
             assert user.sock is not None
             user.sock.settimeout(PATIENCE_S)
-            user.sock.sendall(self._request(WARM_UP))
+            user.sock.sendall(_request(WARM_UP, user))
             received = b""
             while _complete(received) is None:
                 received += user.sock.recv(_BUFFER) or sys.exit("refused to serve")
@@ -140,8 +144,8 @@ class Load:
             self._listen()
 
     def _arrive(self, number: int) -> None:
-        if not self.job.users:
-            self._ask(User(), number)
+        if not self.job.users or self.draw.random() < self.job.guests:
+            self._ask(User(guest=True), number)
         elif self.free:
             if self.job.drawn:
                 self.free.rotate(self.draw.randrange(len(self.free)))
@@ -152,11 +156,8 @@ class Load:
     def _ask(self, user: User, number: int) -> None:
         user.number = number
         user.tries = 0
-        user.request = self._request(self.job.arrivals[number][1])
+        user.request = _request(self.job.arrivals[number][1], user)
         self._send(user)
-
-    def _request(self, path: str) -> bytes:
-        return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{self.keep}\r\n".encode()
 
     def _send(self, user: User) -> None:
         """Begin with the request; what is not taken at once is sent when the socket has room."""
@@ -224,7 +225,7 @@ class Load:
         else:
             self.outcome.wrong += 1
         self.answered += 1
-        if closes or not self.job.users:
+        if closes or user.guest:
             self._close(user)
         self._next(user)
 
@@ -242,9 +243,11 @@ class Load:
             self._next(user)
 
     def _next(self, user: User) -> None:
-        if self.job.users and self.waiting:
+        if user.guest:
+            return
+        if self.waiting:
             self._ask(user, self.waiting.popleft())
-        elif self.job.users:
+        else:
             self.free.append(user)
 
     def _close(self, user: User) -> None:
@@ -252,6 +255,11 @@ class Load:
         del self.busy[user.sock.fileno()]
         user.sock.close()
         user.sock = None
+
+
+def _request(path: str, user: User) -> bytes:
+    last = "Connection: close\r\n" if user.guest else ""
+    return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{last}\r\n".encode()
 
 
 def _complete(received: bytes) -> tuple[bytes, bytes, bool] | None:

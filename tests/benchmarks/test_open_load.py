@@ -51,9 +51,9 @@ def serving(answer: Answer) -> Iterator[int]:
             thread.join()
 
 
-def load(answer: Answer, dues: list[float], users: int = 0) -> Outcome:
+def load(answer: Answer, dues: list[float], users: int = 0, guests: float = 0.0) -> Outcome:
     with serving(answer) as port:
-        work = Load(Job(port, [(due, "/burn/0") for due in dues], users, urgent=False))
+        work = Load(Job(port, [(due, "/burn/0") for due in dues], users, guests, urgent=False))
         outcome = work.run()
         for user in list(work.busy.values()):
             assert user.sock is not None
@@ -73,6 +73,17 @@ def test_a_user_keeps_its_connection() -> None:
     outcome = load(lambda number: OK, [0.0, 0.01, 0.02], users=1)
     assert outcome.opened == 1
     assert outcome.workers == [77, 77, 77]
+
+
+@pytest.mark.parametrize(("guests", "opened"), [(0.0, 2), (1.0, 4)])
+def test_guests_come_for_one_request_each(guests: float, opened: int) -> None:
+    def answer(number: int) -> bytes:
+        return OK if number else CLOSING  # the user leaves room: only one is served at a time
+
+    outcome = load(answer, [0.0, 0.01, 0.02], users=1, guests=guests)
+    assert outcome.opened == opened
+    assert outcome.workers == [77, 77, 77]
+    assert outcome.broken == 0
 
 
 def test_what_was_due_while_the_server_hung_was_late_by_that() -> None:
