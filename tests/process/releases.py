@@ -19,6 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import anyio  # sleeps on trio, too
+
 from tests.process.users import FILLING
 
 MODULE = "shop"
@@ -86,7 +88,7 @@ class _Application:
             case _, "/told-upload" | "/late-upload" as path:
                 os.write(2, b"upload begins\n")
                 if path == "/late-upload":
-                    await asyncio.sleep(1)
+                    await anyio.sleep(1)
                 await self.answer(send, await digest(receive) + b" " + self.identity)
             case _, "/upload":
                 await self.answer(send, await digest(receive) + b" " + self.identity)
@@ -103,7 +105,7 @@ class _Application:
                 await self.answer(send, self.identity)
             case _, path if path.startswith("/slow/"):
                 os.write(2, b"slow request begins\n")
-                await asyncio.sleep(float(path.removeprefix("/slow/")))
+                await anyio.sleep(float(path.removeprefix("/slow/")))
                 await self.answer(send, self.identity)
             case _:
                 await self.answer(send, self.identity)
@@ -120,7 +122,7 @@ class _Application:
             await send({"type": "lifespan.startup.failed", "message": reason})
             return
         if self.startup == "hangs":
-            await asyncio.sleep(1000)
+            await anyio.sleep(1000)
         await send({"type": "lifespan.startup.complete"})
         if self.dies_after_s is not None:
             asyncio.get_running_loop().call_later(self.dies_after_s, os._exit, 9)
