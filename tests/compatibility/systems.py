@@ -92,4 +92,5 @@ SYSTEMS = (
         "Prometheus",
         ("prometheus-client", "prometheus-fastapi-instrumentator", "starlette-exporter", "fastapi"),
     ),
+    System("socketio", "Socket.IO", ("python-socketio", "aiohttp")),
 )
