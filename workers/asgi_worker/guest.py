@@ -1,17 +1,13 @@
 """Applications on trio (``--loop trio``): trio is a guest in the worker's own event loop.
 
-The only place that knows trio. One run of trio lasts as long as the worker, and every call of the
+One run of trio lasts as long as the worker, and every call of the
 application is a task of it, with a cancel scope around. To the rest of the worker that is an
 application like any other: what it awaits is an asyncio task's business, whose cancellation becomes
 one of the scope. The other way round ``receive`` and ``send`` are coroutines of the worker's loop,
 stepped by hand inside the trio task: most end without waiting for anything, and what the others
 wait for is an asyncio future whose callback lets trio go on.
 
-Everything happens in one thread. Trio's guest mode has a second one wait for trio's I/O whenever
-trio has nothing to do; each request then costs two switches of threads, each of which waits for the
-interpreter's lock where the other has much to do. What trio waits at is an epoll descriptor, and
-those can be waited for themselves: so the worker's loop does (:class:`_Turns`). This needs some of
-trio's insides. Where they are not as expected trio has its thread, and all else is the same.
+Everything happens in one thread, and ``guest_turns`` is why that may hold for trio's own I/O, too.
 
 Considered and refused: a thread of its own for trio. Then every message changes threads, and a
 worker whose application hangs would look as if it did not.
@@ -21,9 +17,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import os
-import time
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextvars import Context, copy_context
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -32,14 +25,14 @@ import outcome
 import trio
 from trio.lowlevel import Abort, checkpoint_if_cancelled, reschedule, wait_task_rescheduled
 
-from asgi_worker.application import application_traceback, one_line
+from asgi_worker.application import BootError, application_traceback, one_line
+from asgi_worker.guest_turns import Turns
 from asgi_worker.tasks import coroutine_of
 
 if TYPE_CHECKING:
     from asgi_worker.application import Application, Message, Receive, Scope, Send
 
-LONGEST_TIMER_S: Final = 24 * 60 * 60.0
-Tick = Callable[[], object]
+ENDED: Final = "trio has ended"
 RaiseCancelled = Callable[[], object]
 
 log = logging.getLogger("asgi_worker")
@@ -54,11 +47,11 @@ class Guest:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, crashed: Callable[[], object]) -> None:
         self.loop = loop
-        self.error: BaseException | None = None
-        """What trio has crashed with."""
-        self.turns = _Turns(loop)
+        self.has_crashed = False
+        self.turns = Turns(loop)
         self.calls: set[_Call] = set()
-        self._crashed = crashed
+        self._tell_of_crash = crashed
+        self._error: BaseException | None = None
         self._life = trio.CancelScope()
         self._over: asyncio.Future[None] = loop.create_future()
 
@@ -98,134 +91,37 @@ class Guest:
                 ", ".join(sorted({task.name for task in _leaves()})),
             )
 
+    def report_crash(self, *, at_startup: bool) -> None:
+        """Log what trio has crashed with; raise it as a ``BootError`` instead if at startup."""
+        said, text = "its tasks do not end", ""
+        if self._error is not None:
+            error = _cause(self._error)
+            said, text = one_line(error), application_traceback(error)
+        if at_startup:
+            raise BootError(f"trio has crashed at startup: {said}", text)
+        log.error("trio has crashed, and this worker ends: %s\n%s", said, text.rstrip())
+
     async def _live(self) -> None:
         with self._life:
             try:
                 await trio.sleep_forever()
             finally:
                 if not self._life.cancel_called:
-                    self._crashed()
+                    self._crash()
+
+    def _crash(self) -> None:
+        if not self.has_crashed:
+            self.has_crashed = True
+            self._tell_of_crash()
 
     def _ended(self, run: outcome.Outcome[None]) -> None:
         self.turns.close()
         if isinstance(run, outcome.Error):
-            self.error = run.error
-            log.error(
-                "trio has crashed, and this worker ends: %s\n%s",
-                one_line(run.error),
-                application_traceback(run.error).rstrip(),
-            )
+            self._error = run.error
+            self._crash()
         self._over.set_result(None)
         for call in list(self.calls):
-            call.end(asyncio.CancelledError("trio has crashed"))
-
-
-class _Turns:
-    """When trio runs, and the clock by which it does (a ``trio.abc.Clock``).
-
-    In guest mode trio asks for its next turn (:meth:`again`) if it has something to do, and goes to
-    its thread if it has to sleep. This clock answers that there is no time to sleep; so trio asks,
-    and gets its turn when its descriptor is readable, its next deadline has come, or a task is
-    scheduled. Meanwhile trio is to think that it sleeps in a thread, and wakes that by making the
-    descriptor readable: so it does when it is told something that we do not know of.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._context = copy_context()
-        self._runner: Any = None  # trio's insides, where they are as expected
-        self._descriptor = -1
-        self._asleep: Tick | None = None  # what trio asked for; None: it was not asleep
-        self._idle_until: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._timer_at = math.inf
-        self._known = False
-
-    # What trio asks of a clock.
-
-    def start_clock(self) -> None:
-        pass
-
-    def current_time(self) -> float:
-        return time.perf_counter()
-
-    def deadline_to_sleep_time(self, deadline: float) -> float:
-        # Asked at the end of a turn that leaves nothing to do. Tasks that wait until all others are
-        # blocked need a sleep that was slept.
-        if self._runner is None or self._runner.waiting_for_idle:
-            return deadline - time.perf_counter()
-        self._idle_until = deadline
-        return 0.0
-
-    # What trio asks of its host.
-
-    def again(self, tick: Tick) -> None:
-        """Trio wants another turn."""
-        if not self._known:
-            self._known = True
-            self._know(tick)
-        until, self._idle_until = self._idle_until, None
-        if until is None or _events_of(tick):
-            self._loop.call_soon(tick, context=self._context)
-        else:
-            self._asleep = tick
-            self._runner.guest_tick_scheduled = False
-            if until < self._timer_at:
-                self._set_timer(until)
-
-    def wake(self) -> None:
-        """Somebody outside of trio is about to schedule a task."""
-        tick, self._asleep = self._asleep, None
-        if tick is not None:
-            self._runner.guest_tick_scheduled = True
-            self._loop.call_soon(tick, context=self._context)
-
-    def close(self) -> None:
-        """There will be no more turns."""
-        if self._timer is not None:
-            self._timer.cancel()
-        if self._descriptor >= 0:
-            self._loop.remove_reader(self._descriptor)
-            os.close(self._descriptor)
-
-    def _know(self, tick: Any) -> None:
-        """Find trio's insides, and leave trio its thread if they are others than those we know."""
-        try:
-            _events_of(tick)
-            runner = tick.__self__.runner
-            _ = runner.guest_tick_scheduled, runner.waiting_for_idle
-            descriptor = runner.io_manager._epoll.fileno()  # noqa: SLF001 – see the module
-        except AttributeError as error:
-            log.debug("trio waits for its I/O in a thread: %s", error)
-            return
-        self._runner = runner
-        self._descriptor = os.dup(descriptor)  # as trio closes its own before it says so
-        self._loop.add_reader(self._descriptor, self._turn)
-
-    def _set_timer(self, until: float) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        left_s = min(max(until - time.perf_counter(), 0.0), LONGEST_TIMER_S)
-        # Whole milliseconds are what loops measure; a timer that comes early is to be set again.
-        self._timer = self._loop.call_later(math.ceil(left_s * 1000) / 1000, self._due)
-        self._timer_at = until
-
-    def _due(self) -> None:
-        self._timer = None
-        self._timer_at = math.inf
-        self._turn()
-
-    def _turn(self) -> None:
-        """Something that trio waits for has come."""
-        tick, self._asleep = self._asleep, None
-        if tick is not None:
-            self._runner.guest_tick_scheduled = True
-            tick()
-
-
-def _events_of(tick: Any) -> bool:
-    """Whether ``tick`` has I/O to deliver, or an error."""
-    return bool(getattr(tick.__self__.unrolled_run_next_send, "value", True))
+            call.end(asyncio.CancelledError(ENDED))
 
 
 class _Call:
@@ -260,7 +156,7 @@ class _Call:
     def __await__(self) -> Generator[asyncio.Future[None], None, None]:
         guest = self._guest
         if guest.is_over:
-            raise RuntimeError("the application cannot be called: trio has ended")
+            raise RuntimeError(f"the application cannot be called: {ENDED}")
         guest.turns.wake()
         self._context = copy_context()
         task = trio.lowlevel.spawn_system_task(
@@ -377,8 +273,16 @@ def _without_cancelled(error: BaseException) -> BaseException:
     """``error`` as others know it: what trio raises to cancel a task means nothing elsewhere."""
     if isinstance(error, BaseExceptionGroup):
         _, rest = error.split(trio.Cancelled)
-        return asyncio.CancelledError() if rest is None else rest
-    return asyncio.CancelledError() if isinstance(error, trio.Cancelled) else error
+        return asyncio.CancelledError(ENDED) if rest is None else rest
+    return asyncio.CancelledError(ENDED) if isinstance(error, trio.Cancelled) else error
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What made trio raise ``error``: if a task did, there are nurseries around it."""
+    error = error.__cause__ or error
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 def _name(scope: Scope) -> str:

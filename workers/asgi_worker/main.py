@@ -186,7 +186,10 @@ class _Worker:
             status = await self.serve(guest.application(app), startup_s)
         finally:
             await guest.stop(self._reserve_s() * self.for_guest)
-        return status if guest.error is None else Exit.INTERNAL
+        if guest.has_crashed:
+            guest.report_crash(at_startup=self.server is None)
+            return Exit.INTERNAL
+        return status
 
     async def serve(self, app: Application, startup_s: float) -> Exit:
         """The whole life of the worker.
