@@ -124,7 +124,7 @@ WRONG_BEFORE: dict[str, tuple[tuple[Message, ...], str]] = {
     ),
     "accept has a str": (
         ({"type": "websocket.accept", "headers": [("x", "y")]},),
-        "is not a token in bytes",
+        "header 'x': the name must be bytes, not str",
     ),
     "subprotocol not offered": (
         ({"type": "websocket.accept", "subprotocol": "mqtt"},),

@@ -15,9 +15,11 @@ import asyncio
 import enum
 import os
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from asgi_worker.protocols.response import Head, check_header
+from asgi_worker.protocols import http_messages
+from asgi_worker.protocols.http_messages import checked, octets, unexpected
+from asgi_worker.protocols.response import Head
 from asgi_worker.tasks import from_application
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ class Exchange:
     body_bytes = 0  # held in ``body``
     status = 0
     head: Head = (b"", -1, 0)
+    is_told = False  # that it goes on after the last of the body
     promised_trailers = False
     takes_trailers = False  # the client does, and there is a place for them
     trailers: tuple[tuple[bytes, bytes], ...] = ()
@@ -220,14 +223,17 @@ class Exchange:
         what is wrong, for a message that ASGI does not allow here. What comes after a complete
         response is ignored, as the specification says.
         """
-        kind = message["type"]
+        try:
+            kind = message["type"]
+        except (KeyError, TypeError):
+            raise http_messages.untyped(message) from None
         if self.disconnected:
             raise ClientDisconnected("the client has closed the connection")
         phase = self.phase
         if kind == "http.response.body":
             body = message.get("body", b"")
             if type(body) is not bytes:
-                body = _octets(body)
+                body = octets(body)
             more = message.get("more_body", False)
             if phase == HEAD:
                 self.wire.respond(self, body, more)
@@ -235,9 +241,12 @@ class Exchange:
             elif phase == BODY:
                 self.wire.write_body(self, body, more)
             elif phase == COMPLETE:
+                if body and not self.is_told:
+                    self.is_told = True
+                    self.source.server.log.warning(http_messages.TOO_LATE, self._what())
                 return
             else:
-                raise self._unexpected(kind)
+                raise unexpected(kind, phase)
             if not more:
                 if self.promised_trailers:
                     self.phase = TRAILERS
@@ -249,8 +258,8 @@ class Exchange:
             if phase == COMPLETE:
                 return
             if phase != NOTHING:
-                raise self._unexpected(kind)
-            status = message["status"]
+                raise unexpected(kind, phase)
+            status: Any = message.get("status")
             self.head = self.wire.head(status, message.get("headers", ()))
             self.status = status
             if message.get("trailers", False):
@@ -289,16 +298,16 @@ class Exchange:
             else:
                 self.complete()
         elif kind == "http.response.early_hint" and kind in extensions and phase <= BODY:
-            links = _checked((b"link", link) for link in message["links"])
+            links = checked((b"link", link) for link in message["links"])
             if phase != BODY:  # else it is too late to hint at what is there already
                 self.wire.inform(self, 103, links)
         elif kind == "http.response.trailers" and kind in extensions and phase == TRAILERS:
-            self.trailers += _checked(message.get("headers", ()))
+            self.trailers += checked(message.get("headers", ()))
             if not message.get("more_trailers", False):
                 self.wire.write_trailers(self, self.trailers)
                 self.complete()
         else:
-            raise self._unexpected(kind)
+            raise unexpected(kind, phase)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self.source.server.tasks.discard(task)
@@ -315,10 +324,10 @@ class Exchange:
             self.source.cut(self)
             return
         log = self.source.server.log
-        scope = self.scope
-        what = f"{scope['method']} {scope['path']!r}"
+        what = self._what()
         if error is None:
-            log.error("%s: the application returned without completing its response", what)
+            why = http_messages.MISSING[self.phase]
+            log.error("%s: the application returned without completing its response: %s", what, why)
         elif isinstance(error, asyncio.CancelledError):
             log.error("%s: the application was cancelled", what)
         else:
@@ -333,34 +342,14 @@ class Exchange:
     def answer(self, status: int, text: bytes) -> None:
         """Respond in place of the application, which has not begun to."""
         self.status = status
+        self.is_told = True  # what it still sends may be late, but that is not why
         self.head = self.wire.head(status, [(b"content-type", b"text/plain; charset=utf-8")])
         self.promised_trailers = False
         self.wire.respond(self, text, False)
         self.complete()
 
-    def _unexpected(self, kind: str) -> RuntimeError:
-        expected = {
-            NOTHING: "'http.response.start'",
-            HEAD: "'http.response.body'",
-            BODY: "'http.response.body'",
-            FILE: "nothing but the file",
-            TRAILERS: "'http.response.trailers'",
-        }[self.phase]
-        return RuntimeError(f"unexpected ASGI message {kind!r}: expected {expected} here")
-
-
-def _checked(headers: Iterable[tuple[bytes, bytes]]) -> tuple[tuple[bytes, bytes], ...]:
-    checked = tuple(headers)
-    for name, value in checked:
-        check_header(name, value)
-    return checked
-
-
-def _octets(body: object) -> bytes:
-    """The body in a message that has something else than ``bytes``; raises ``RuntimeError``."""
-    if isinstance(body, bytes | bytearray | memoryview):
-        return bytes(body)
-    raise RuntimeError(f"http.response.body: 'body' must be bytes, not {type(body).__name__}")
+    def _what(self) -> str:
+        return f"{self.scope['method']} {self.scope['path']!r}"
 
 
 def forget_waiter(waiters: list[asyncio.Future[None]] | None, waiter: asyncio.Future[None]) -> None:

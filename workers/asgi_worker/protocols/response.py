@@ -54,7 +54,7 @@ BODYLESS: Final = frozenset({204, 304})
 def status_line(status: object) -> bytes:
     """The HTTP/1.1 status line; raises ``RuntimeError`` for what is not a final status."""
     if not isinstance(status, int) or not 200 <= status <= 999:
-        raise RuntimeError(f"http.response.start: status {status!r} is no int from 200 to 999")
+        raise RuntimeError(f"http.response.start: 'status' is {status!r}, no int from 200 to 999")
     return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
 
 
@@ -74,7 +74,10 @@ def serialise(headers: Iterable[Header], lines: list[bytes]) -> tuple[int, int]:
         try:
             line, kind = remembered[header]
         except (KeyError, TypeError):
-            line, kind = _learn(header)
+            try:
+                line, kind = _learn(header)
+            except RuntimeError as error:
+                raise error from None  # the look-up is nobody's business
         if kind:
             if kind >= CONTENT_LENGTH:
                 if length >= 0:
@@ -92,7 +95,9 @@ def serialise(headers: Iterable[Header], lines: list[bytes]) -> tuple[int, int]:
 
 def check_header(name: object, value: object) -> None:
     """Raise ``RuntimeError`` unless ``name: value`` is one header line whatever comes around it."""
-    if not isinstance(name, bytes) or not _is_token(name):
+    if not isinstance(name, bytes):
+        raise RuntimeError(f"header {name!r}: the name must be bytes, not {type(name).__name__}")
+    if not _is_token(name):
         raise RuntimeError(f"header name {name!r} is not a token in bytes (RFC 9110 §5.6.2)")
     if not isinstance(value, bytes):
         raise RuntimeError(f"header {name!r}: the value must be bytes, not {type(value).__name__}")
@@ -102,7 +107,12 @@ def check_header(name: object, value: object) -> None:
 
 def _learn(header: Header) -> tuple[bytes, int]:
     """Check a header seen for the first time, and remember it if it may well recur."""
-    name, value = header
+    try:
+        name, value = header
+    except (TypeError, ValueError):
+        raise RuntimeError(
+            f"headers is an iterable of pairs, [(b'name', b'value')]: {header!r} is none"
+        ) from None
     check_header(name, value)
     word = name.lower()
     kind = _KINDS.get(word, ORDINARY)
