@@ -22,7 +22,6 @@ _GONE = {
     "--no-http1-keep-alive": "connections are always kept alive; see --keep-alive-timeout",
     "-k --worker-class --runtime-* --task-impl --blocking-threads*": "leave it out: each worker"
     " runs one event loop; see --loop and --interface",
-    "--threads": "each worker runs one event loop; see --workers, and --interface wsgi",
     "--reuse-port --worker-tmp-dir --no-sendfile --control-socket* --no-control-socket"
     " --enable-backlog-metric --initgroups --reset-contextvars"
     " --asgi-disconnect-grace-period": "leave it out: it is not needed",
