@@ -18,7 +18,7 @@ import sys
 import textwrap
 import time
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import msgspec
 
@@ -69,7 +69,7 @@ class Alone:
         self,
         place: Path,
         text: str,
-        loop: LoopKind,
+        loop: LoopKind | Literal["trio"],
         *,
         access_log: int | None = None,
         limits: str = "",
