@@ -102,10 +102,10 @@ def commands(text: str, program: str) -> Iterator[list[str]]:
             whole = content.replace("\\\n", " ")
             lines += [line[2:] for line in whole.splitlines() if line.startswith("$ ")]
         elif language == "dockerfile":
-            said = re.findall(r"^CMD \[(.*)\]$", content, re.MULTILINE)
+            said = re.findall(r"^(?:# was: )?CMD \[(.*)\]$", content, re.MULTILINE)
             lines += [shlex.join(re.findall(r'"([^"]*)"', line)) for line in said]
         elif language == "ini":
-            lines += re.findall(r"^(?:ExecStart|command)=(.*)$", content, re.MULTILINE)
+            lines += re.findall(r"^(?:# was: )?(?:ExecStart|command)=(.*)$", content, re.MULTILINE)
         elif language == "yaml":
             said = re.findall(r"command: \[(.*)\]", content)
             lines += [shlex.join(re.findall(r'"([^"]*)"', line)) for line in said]

@@ -93,4 +93,9 @@ SYSTEMS = (
         ("prometheus-client", "prometheus-fastapi-instrumentator", "starlette-exporter", "fastapi"),
     ),
     System("socketio", "Socket.IO", ("python-socketio", "aiohttp")),
+    System(
+        "peers",
+        "Other servers",
+        ("uvicorn[standard]", "gunicorn", "hypercorn[trio,uvloop]", "daphne", "granian"),
+    ),
 )
