@@ -18,7 +18,7 @@ help:
 	@echo 'make test       run all tests'
 	@echo 'make check      formatting, lint, types, architecture'
 	@echo 'make format     put the formatting right'
-	@echo 'make reference  write docs/settings.md and deploy/asgi-supervise.toml anew'
+	@echo 'make reference  write docs/settings.md, docs/asgi.md and deploy/asgi-supervise.toml anew'
 	@echo 'make bench      measure against other servers'
 	@echo 'make autobahn   run the Autobahn WebSocket tests'
 	@echo 'make compatibility  run every system of the ASGI world, each in an environment of its own'
@@ -55,6 +55,7 @@ format: $(VENV)/.installed-tests
 
 reference: $(VENV)/.installed
 	$(BIN)/python -m asgi_supervise.settings.reference
+	$(BIN)/python -m tests.specification.page
 
 bench: $(VENV)/.installed-tests
 	$(BIN)/python -m tests.benchmarks $(ARGS)

@@ -144,7 +144,7 @@ def test_path_send_headers(run: Run, tmp_path: Path) -> None:
     wrong = {**START, "headers": [(b"content-length", b"4")]}
     assert "longer than content-length says" in str(refusal(run, wrong, message))
     for path in ("relative", b"/tmp", str(tmp_path), str(tmp_path / "none")):
-        assert refusal(run, START, {**message, "path": path})
+        assert str(path) in str(refusal(run, START, {**message, "path": path}))
 
 
 def test_path_send_is_not_mixed(run: Run, tmp_path: Path) -> None:
@@ -157,7 +157,7 @@ def test_path_send_is_not_mixed(run: Run, tmp_path: Path) -> None:
 
     async def act(receive: Receive, send: Send) -> None:
         await send(START)
-        sending = asyncio.ensure_future(send(message))  # type: ignore[arg-type, var-annotated]
+        sending = asyncio.ensure_future(send(message))
         await asyncio.sleep(0)
         for other in (piece(), piece(b"a", more=True), message):
             with pytest.raises(RuntimeError, match="nothing but the file"):

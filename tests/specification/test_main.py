@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -276,15 +276,27 @@ async def lives(receive: Receive, send: Send) -> None:
 # Applications
 
 
-@PROTOCOLS
-def test_arguments(run: Run, protocol: str) -> None:
+def test_arguments(run: Run) -> None:
     """Applications: an application is one callable that takes ``scope``, ``receive``, ``send``.
 
-    They are given by position, so that they may have any names.
+    They are given by position, so that they may have any names; what is returned may be any
+    awaitable.
     """
-    scope = SCOPES[protocol](run)
-    assert type(scope) is dict
-    assert all(type(key) is str for key in scope)
+
+    def app(a: Scope, b: Receive, c: Send, /, *others: Any, **more: Any) -> Awaitable[None]:
+        assert (others, more) == ((), {})
+        return asyncio.ensure_future(hello(a, b, c))
+
+    assert answer(run, app).endswith(b"hello")
+
+
+@PROTOCOLS
+def test_scope_is_a_dict(run: Run, protocol: str) -> None:
+    """Applications: ``scope`` must be a ``dict``.
+
+    ``dict`` itself, no subclass or view.
+    """
+    assert type(SCOPES[protocol](run)) is dict
 
 
 @PROTOCOLS
@@ -369,7 +381,10 @@ def test_send_returns_when_sent(run: Run) -> None:
                 before = state["sent"]
                 await asyncio.sleep(0.1)
             assert before < 400
-            assert len(await wire.read_to_end()) > 400 * 65536
+            got = 0
+            while data := await wire.reader.read(1_000_000):
+                got += len(data)
+            assert got > 400 * 65536
 
     run(test())
 
@@ -415,6 +430,36 @@ def test_legacy(run: Run, tmp_path: Any) -> None:
             """,
         )
         assert answer(run, place.load("legacy:app"), request("/old")).endswith(b"\r\n\r\n/old")
+
+
+# Middleware
+
+
+def test_middleware(run: Run) -> None:
+    """Middleware: code between server and application may copy and change the ``scope``.
+
+    Nothing that concerns the connection is read from what the application was given, and calls of
+    ``receive()`` and ``send()`` may be wrapped.
+    """
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["method"] = "HEAD"
+
+        async def sending(message: Message) -> None:
+            await send({**message, "body": message.get("body", b"").upper()})
+
+        inner = {"type": "http", "headers": []}
+        await Told(reads)(inner, receive, sending)
+
+    async def reads(receive: Receive, send: Send) -> None:
+        await send(START)
+        await send(piece((await receive())["body"]))
+
+    asked = request(method="POST", body=b"hello", close=False) + request(method="POST", body=b"bye")
+    got = answer(run, app, asked)
+    assert got.count(b"HTTP/1.1 200 OK\r\n") == 2
+    assert b"\r\n\r\nHELLOHTTP/1.1" in got
+    assert got.endswith(b"\r\n\r\nBYE")
 
 
 # Extensions

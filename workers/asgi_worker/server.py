@@ -128,9 +128,7 @@ class Server:
             "headers": [],
             "state": {} if state is None else state,
             "extensions": {
-                "http.response.pathsend": {},
-                "http.response.early_hint": {},
-                "http.response.trailers": {},
+                **{f"http.response.{name}": {} for name in ("pathsend", "early_hint", "trailers")},
                 "asgi_supervise": {
                     "slot": slot,
                     "generation": generation,
