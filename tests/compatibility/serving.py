@@ -59,7 +59,8 @@ def witnessing() -> Iterator[Witness]:
 
 class Site:
     """A served application. ``expected`` are the last lines of tracebacks that a test has caused on
-    purpose, ``expected_lines`` what stands in warnings and errors without one.
+    purpose, ``expected_lines`` what stands in warnings and errors without one; as often as they
+    are to come.
     """
 
     def __init__(self, process: subprocess.Popen[str], files: Path, witness: Witness) -> None:
@@ -115,8 +116,10 @@ class Site:
     def check_log(self) -> None:
         """No trouble in the log but what was caused on purpose, with one traceback each."""
         log = self.log
-        for text in self.expected + self.expected_lines:
-            assert log.count(text) == 1, f"{text!r} not once in the log:\n{log}"
+        caused = self.expected + self.expected_lines
+        for text in caused:
+            times = caused.count(text)
+            assert log.count(text) == times, f"{text!r} not {times} times in the log:\n{log}"
         tracebacks = log.count("Traceback (most recent call last)")
         tracebacks -= log.count("Exception Group Traceback (most recent call last)")
         assert tracebacks == len(self.expected), f"other tracebacks than expected:\n{log}"
