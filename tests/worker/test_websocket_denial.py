@@ -111,8 +111,8 @@ WRONG_BEFORE: dict[str, tuple[tuple[Message, ...], str]] = {
     "body first": ((body(),), "unexpected ASGI message 'websocket.http.response.body'"),
     "accept after a start": ((start(), ACCEPT), "expected 'websocket.http.response.body' here"),
     "two starts": ((start(), start()), "expected 'websocket.http.response.body' here"),
-    "status": ((start(99), body()), "status 99 "),
-    "status 101": ((start(101), body()), "status 101 "),
+    "status": ((start(99), body()), "'status' is 99, "),
+    "status 101": ((start(101), body()), "'status' is 101, "),
     "splitting": ((start(400, (b"x", b"a\r\nb: c")), body()), "holds CR, LF or NUL"),
     "accept splits": (
         ({"type": "websocket.accept", "headers": [(b"x", b"a\r\nb: c")]},),

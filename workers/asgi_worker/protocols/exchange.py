@@ -352,6 +352,12 @@ class Exchange:
         return f"{self.scope['method']} {self.scope['path']!r}"
 
 
+_DISCONNECTS: Final = frozenset(
+    ("ClientDisconnect", "ClientDisconnected", "WebSocketDisconnect", "WebSocketDisconnected")
+)
+"""What frameworks raise when they are told so; that nobody catches it is how tutorials have it."""
+
+
 def forget_waiter(waiters: list[asyncio.Future[None]] | None, waiter: asyncio.Future[None]) -> None:
     """Whoever waited has given up: what it waits for may come late, and it may ask often."""
     if waiters and waiter in waiters:
@@ -360,6 +366,8 @@ def forget_waiter(waiters: list[asyncio.Future[None]] | None, waiter: asyncio.Fu
 
 def is_disconnect(error: BaseException) -> bool:
     """Whether ``error`` is, or was caused by, our telling that the client has gone."""
+    if type(error).__name__ in _DISCONNECTS:
+        return True
     seen = 0
     current: BaseException | None = error
     while current is not None and seen < 16:
