@@ -1,0 +1,6 @@
+"""Hello world of the other interface."""
+
+
+def application(environ, start_response):
+    start_response("200 OK", [("Content-Type", "text/plain")])
+    return [b"Hello World\n"]
