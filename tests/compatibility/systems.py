@@ -34,6 +34,8 @@ class System:
 
 
 SYSTEMS = (
+    System("introductions", "Introductory examples", ("starlette", "fastapi"), extras=("wsgi",)),
+    System("interfaces", "Interfaces", ("asgiref",), extras=("wsgi",)),
     System(
         "starlette", "Starlette", ("starlette", "itsdangerous", "python-multipart"), default=True
     ),
@@ -74,6 +76,9 @@ SYSTEMS = (
         ("tartiflette-asgi", "tartiflette"),
         debian=("bison", "cmake", "flex", "g++", "make"),  # for libgraphqlparser
     ),
+    System("flask", "Flask", ("flask",), extras=("wsgi",)),
+    System("django_wsgi", "Django as WSGI", ("django",), extras=("wsgi",)),
+    System("trio", "trio", ("trio", "starlette", "python-multipart"), extras=("trio",)),
     System("timing", "Timing middleware", ()),
     System("asgiref", "asgiref", ("asgiref",)),
     System("timing_asgi", "timing-asgi", ("timing-asgi", "starlette")),
