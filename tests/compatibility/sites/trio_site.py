@@ -336,20 +336,20 @@ async def chat(scope: Scope, receive: Receive, send: Send) -> None:
     if first["type"] == "websocket.disconnect":
         return
     name = first["text"]
-    room[name] = order
-    try:
-        async with trio.open_nursery() as nursery, order, inbox:
-            nursery.start_soon(deliver, inbox, send)
-            for member in room.values():
-                member.send_nowait(f"{name} is here")
-            while (message := await receive())["type"] == "websocket.receive":
-                for member in room.values():
-                    member.send_nowait(f"{name}: {message['text']}")
-            nursery.cancel_scope.cancel()
-    finally:
+    async with trio.open_nursery() as nursery, order, inbox:
+        nursery.start_soon(deliver, inbox, send)
+        room[name] = order
+        tell(room, f"{name} is here")
+        while (message := await receive())["type"] == "websocket.receive":
+            tell(room, f"{name}: {message['text']}")
         del room[name]
-        for member in room.values():
-            member.send_nowait(f"{name} has left")
+        tell(room, f"{name} has left")
+        nursery.cancel_scope.cancel()
+
+
+def tell(room: dict[str, trio.MemorySendChannel[str]], text: str) -> None:
+    for member in room.values():
+        member.send_nowait(text)
 
 
 async def deliver(inbox: trio.MemoryReceiveChannel[str], send: Send) -> None:
