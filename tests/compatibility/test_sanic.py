@@ -227,6 +227,7 @@ def test_exception_is_500(client: httpx.Client, site: Site) -> None:
 
 def test_exception_within_the_answer_cuts_it_off(client: httpx.Client, site: Site) -> None:
     site.expected.append("ZeroDivisionError: crash within the answer")
+    site.expected_lines.append("the application returned without completing its response")
     with pytest.raises(httpx.RemoteProtocolError):
         client.get("/crash-late")
     assert client.get("/").status_code == 200
