@@ -79,6 +79,7 @@ SYSTEMS = (
     System("flask", "Flask", ("flask",), extras=("wsgi",)),
     System("django_wsgi", "Django as WSGI", ("django",), extras=("wsgi",)),
     System("trio", "trio", ("trio", "starlette", "python-multipart"), extras=("trio",)),
+    System("quart_trio", "Quart-Trio", ("quart-trio",), extras=("trio",)),
     System("timing", "Timing middleware", ()),
     System("asgiref", "asgiref", ("asgiref",)),
     System("timing_asgi", "timing-asgi", ("timing-asgi", "starlette")),

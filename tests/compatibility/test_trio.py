@@ -210,8 +210,8 @@ def test_chat(site: Site) -> None:
 def test_websocket_closed_by_the_application(site: Site) -> None:
     with connect(f"{site.ws_url}/ws/patience") as ws:
         assert promises.closed_with(ws) == (4008, "too slow")
-    with pytest.raises(InvalidStatus) as refused:
-        connect(f"{site.ws_url}/ws/refuse")
+    with pytest.raises(InvalidStatus) as refused, connect(f"{site.ws_url}/ws/refuse"):
+        pass
     assert refused.value.response.status_code == 403
 
 
