@@ -198,6 +198,37 @@ def test_reading_is_a_sign_of_life(run: Run) -> None:
     run(scenario())
 
 
+def test_who_sends_and_never_reads_is_cut(run: Run) -> None:
+    """It waits for us to read, our application for it to read: nothing else would ever end that."""
+
+    async def scenario() -> None:
+        async with Arena(echo, ws_max_queue=2) as arena:
+            client = Reluctant(arena)
+            await client.shake_hands()
+            connection = only(arena)
+
+            async def floods() -> None:
+                with contextlib.suppress(OSError):
+                    while True:
+                        await client.send(frame(FIN | BINARY, bytes(MEBIBYTE)))
+
+            flood = asyncio.ensure_future(floods())
+            await arena.eventually(
+                lambda: connection._output.write_paused and connection._incoming.paused,
+                "they do not wait for each other",
+            )
+            for _ in range(4):
+                if not connection._incoming.ended:
+                    expire_all(arena)
+            assert connection._incoming.ended
+            await arena.eventually(lambda: not arena.server.tasks, "the application was not told")
+            expire_all(arena)
+            await flood
+            client.socket.close()
+
+    run(scenario())
+
+
 def test_adding_to_what_nobody_reads_is_no_sign_of_life(run: Run) -> None:
     go, more = asyncio.Event(), asyncio.Event()
 

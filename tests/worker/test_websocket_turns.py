@@ -226,6 +226,33 @@ def test_nothing_is_left_for_the_garbage_collector(how: str, run: Run) -> None:
         gc.enable()
 
 
+def test_an_application_that_lingers_keeps_no_compressor(run: Run) -> None:
+    async def scenario() -> None:
+        gate = asyncio.Event()
+
+        async def act(receive: Receive, send: Send) -> None:
+            await receive()
+            await send({"type": "websocket.accept"})
+            await send({**await receive(), "type": "websocket.send"})
+            assert (await receive())["type"] == "websocket.disconnect"
+            await gate.wait()
+
+        app = Noted(act)
+        async with Arena(app) as arena:
+            client = await open_websocket(arena, "/", DEFLATE)
+            await client.send(frame(FIN | RSV1 | TEXT, zlib.compress(b"message", wbits=-12)))
+            await client.frame()
+            await client.send(close())
+            await client.end()
+            await arena.eventually(lambda: not arena.server.connections, "still connected")
+            gc.collect()
+            assert not [one for one in gc.get_objects() if type(one) is Deflate]
+            gate.set()
+        assert app.error is None
+
+    run(scenario())
+
+
 def test_a_scope_that_the_application_has_changed(run: Run, tmp_path: Any) -> None:
     """Whatever it did to its scope, the connection is counted out."""
 

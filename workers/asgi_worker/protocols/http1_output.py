@@ -218,6 +218,13 @@ class Output:
             return True
         return unsent_bytes > 0 and now - self.progress_at < STALL_S
 
+    def is_read(self) -> bool:
+        """Whether the client has taken some of what it was sent since this was last asked."""
+        before = self.unsent_bytes
+        self.unsent_bytes = unsent_bytes = self.transport.get_write_buffer_size()
+        # What is held back grows only after the client has taken most of it.
+        return unsent_bytes < before or (self.write_paused and unsent_bytes > before)
+
     def resume_writing(self) -> None:
         """… is below its low-water mark again, or the connection is lost."""
         self.write_paused = self.must_wait = False

@@ -193,7 +193,7 @@ class WebSocketConnection:
 
     def expire(self, now: float) -> None:
         """Time for a ping; or for its answer, for a close frame's or for the end to have come."""
-        reads = self._client_reads()
+        reads = self._output.is_read()
         if self.phase is not OPEN:
             self.deadline = now + CLOSE_TIMEOUT_S
             if not reads:
@@ -201,7 +201,9 @@ class WebSocketConnection:
             return
         timeout_s = self.server.settings.ws_ping_timeout_s
         incoming = self._incoming
-        heard, incoming.heard = incoming.heard or incoming.paused, False
+        # Who is not read from may be there, unless it is waited for to read what it was sent.
+        lags = incoming.paused and not self._output.write_paused
+        heard, incoming.heard = incoming.heard or lags, False
         if self._ping is None:
             payload = os.urandom(4)
             self._write(frames.control(frames.PING, payload))
@@ -371,7 +373,7 @@ class WebSocketConnection:
     def _over(self, code: int, reason: str) -> None:
         self._fall_silent(code, reason, CLOSE_TIMEOUT_S)
         self.phase = CLOSED
-        self._incoming.reader = None
+        self._incoming.reader = self._deflate = None  # hundreds of kilobytes
 
     def _write(self, frame: bytes) -> None:
         self._output.flush()
@@ -386,13 +388,6 @@ class WebSocketConnection:
         output.lost = True  # nobody need wait for it to become writable
         output.resume_writing()
         output.unsent_bytes = self._transport.get_write_buffer_size()
-
-    def _client_reads(self) -> bool:
-        """Whether the client has taken some of what it was sent since this was last asked."""
-        output, before = self._output, self._output.unsent_bytes
-        output.unsent_bytes = unsent_bytes = self._transport.get_write_buffer_size()
-        # What is held back grows only after the client has taken most of it.
-        return unsent_bytes < before or (output.write_paused and unsent_bytes > before)
 
     def _ping_later(self) -> None:
         interval_s = self.server.settings.ws_ping_interval_s
