@@ -333,6 +333,7 @@ def test_counters(run: Run) -> None:
                 await client.end()
             await arena.eventually(lambda: not server.connections, "connections are still there")
             assert (server.websockets, server.requests, server.errors) == (0, 3, 0)
+            assert server.young.ended == 3
 
     run(scenario())
 

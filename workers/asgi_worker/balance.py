@@ -192,6 +192,13 @@ class Young:
         self._now.open.add(connection)
         self._now.came += 1
 
+    def became(self, before: object, connection: object) -> None:
+        """``before`` goes on as ``connection``, of another protocol."""
+        for cohort in (self._now, self._before):
+            if before in cohort.open:
+                cohort.open.remove(before)
+                cohort.open.add(connection)
+
     def lost(self, connection: object) -> None:
         """It is closed, or another worker has it."""
         if self._now.lost(connection) or self._before.lost(connection):

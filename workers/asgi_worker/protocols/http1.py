@@ -208,9 +208,8 @@ class HttpConnection:
         self.waiting.clear()
         self.reader.incoming = None
         self.closing = True
-        self.server.connections.discard(self)
         request.make_websocket(exchange.scope)
-        websocket.upgrade(self.server, self.output, exchange.scope, rest)
+        websocket.upgrade(self, exchange.scope, rest)
 
     def _body_unfinished(self) -> None:
         """A body goes on: the client has a while for its next piece, unless it waits for us."""

@@ -32,6 +32,7 @@ from asgi_worker.protocols.websocket_messages import (
 if TYPE_CHECKING:
     from asgi_worker.application import Message, Scope
     from asgi_worker.protocols.deflate import Deflate
+    from asgi_worker.protocols.http1 import HttpConnection
     from asgi_worker.server import Server
 
 CLOSE_TIMEOUT_S: Final = 10.0
@@ -40,15 +41,18 @@ DRAIN_TIMEOUT_S: Final = 2.0
 """The same while the worker stops."""
 
 
-def upgrade(server: Server, output: Output, scope: Scope, data: bytes) -> None:
-    """Take over the connection of ``output`` for the handshake request in ``scope``.
+def upgrade(before: HttpConnection, scope: Scope, data: bytes) -> None:
+    """Take the connection over from ``before`` for the handshake request in ``scope``.
 
     ``data`` came after its head. Called for a GET that asks for ``Upgrade: websocket``; what is
     wrong with it is answered here. The output may be held back: by the response before this one.
     """
-    connection = WebSocketConnection(server, output, scope)
-    output.transport.set_protocol(connection)  # type: ignore[arg-type]  # one by its methods
+    server = before.server
+    connection = WebSocketConnection(server, before.output, scope)
+    before.transport.set_protocol(connection)  # type: ignore[arg-type]  # one by its methods
+    server.connections.discard(before)
     server.connections.add(connection)
+    server.young.became(before, connection)
     connection.start(data)
 
 
