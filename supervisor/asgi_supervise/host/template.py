@@ -153,6 +153,8 @@ class Template:
         run_worker: RunWorker = getattr(importlib.import_module(module), name)
         if self.blueprint.settings.loop != "asyncio":
             _import("uvloop")
+        if self.blueprint.settings.loop == "trio":
+            _import("asgi_worker.guest")
         if self.blueprint.umask is not None:
             os.umask(self.blueprint.umask)
         if self.blueprint.identity is not None:
