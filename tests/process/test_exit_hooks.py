@@ -1,4 +1,6 @@
-"""What the application left to be done at its exit is done by each worker, and only by workers."""
+"""What the application left to be done at its exit is done by each worker, and only by workers:
+what it registered, and what its tasks do when they are cancelled.
+"""
 
 from __future__ import annotations
 
@@ -66,3 +68,68 @@ def test_exit_hooks(tmp_path: Path, preload: bool) -> None:
         assert (place / f"log-{worker}").read_text() == "kept until the end"
     assert found("at-startup-.*") == set()
     assert len(found("at-import-.*")) == preload  # it is of all workers, so of none
+
+
+LEFT_BEHIND = """
+import asyncio, os, pathlib
+
+place = pathlib.Path(os.environ["PLACE"])
+tasks = []
+
+async def numbers():
+    try:
+        while True:
+            yield 1
+            await asyncio.sleep(60)
+    finally:
+        await asyncio.sleep(0)
+        (place / f"generator-{os.getpid()}").touch()
+
+async def counting():
+    async for _ in numbers():
+        pass
+
+async def waiting():
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0)
+        (place / f"task-{os.getpid()}").touch()
+
+async def failing():
+    try:
+        await asyncio.Event().wait()
+    finally:
+        raise ZeroDivisionError("crash at the end")
+
+async def stubborn():
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+async def app(scope, receive, send):
+    assert (await receive())["type"] == "lifespan.startup"
+    tasks.extend(asyncio.create_task(one()) for one in (counting, waiting, failing, stubborn))
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+"""
+
+
+@pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
+def test_tasks_left_behind_are_cancelled(tmp_path: Path, loop: str) -> None:
+    """As ``asyncio.run`` does; one that goes on all the same does not keep the worker."""
+    (tmp_path / "leaves.py").write_text(LEFT_BEHIND)
+    words = ["-w", "1", "--loop", loop, "--app-dir", str(tmp_path)]
+    place = {"PLACE": str(tmp_path)}
+    with Service(*words, app="leaves:app", environment=place, errors_expected=True) as service:
+        service.serving()
+        (worker,) = service.workers().values()
+        service.process.terminate()
+        assert service.ended() == 0
+    assert (tmp_path / f"task-{worker}").exists()
+    assert (tmp_path / f"generator-{worker}").exists()
+    assert service.log.count("ZeroDivisionError: crash at the end") == 1
+    assert "asynchronous generator" not in service.log

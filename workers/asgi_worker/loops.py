@@ -14,6 +14,9 @@ from asgi_worker.application import BootError
 if TYPE_CHECKING:
     from asgi_worker.contract import WorkerSettings
 
+LEFT_BEHIND_S = 0.5
+"""For tasks that the application has left behind to end when cancelled; as much for generators."""
+
 
 def new_loop(settings: WorkerSettings) -> asyncio.AbstractEventLoop:
     """The loop asked for; ``auto`` is uvloop where it can be imported, and so it is for trio."""
@@ -35,12 +38,15 @@ def new_loop(settings: WorkerSettings) -> asyncio.AbstractEventLoop:
 
 
 def finish(loop: asyncio.AbstractEventLoop) -> None:
-    """What a normal end of the interpreter would have done; the process leaves by ``os._exit``.
+    """What a normal end of ``asyncio.run`` and of the interpreter would have done; the process
+    leaves by ``os._exit``.
 
-    The default executor is not waited for: a thread that never ends must not keep the worker.
+    The default executor is not waited for: a thread that never ends must not keep the worker. Nor
+    may a task that goes on when it is cancelled.
     """
     steps: tuple[Callable[[], object], ...] = (
-        lambda: loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), 1.0)),
+        lambda: loop.run_until_complete(_end_tasks(loop)),
+        lambda: loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), LEFT_BEHIND_S)),
         atexit._run_exitfuncs,  # noqa: SLF001 – `os._exit` would skip it
         sys.stdout.flush,
         sys.stderr.flush,
@@ -48,3 +54,20 @@ def finish(loop: asyncio.AbstractEventLoop) -> None:
     for step in steps:
         with contextlib.suppress(Exception):
             step()
+
+
+async def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+    """Cancel what tasks the application has left behind, and say what went wrong in them.
+
+    Before its generators are closed: one that a task waits in cannot be.
+    """
+    tasks = asyncio.all_tasks(loop) - {asyncio.current_task(loop)}
+    for task in tasks:
+        task.cancel()
+    if not tasks:
+        return
+    done, _ = await asyncio.wait(tasks, timeout=LEFT_BEHIND_S)
+    for task in done:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            message = "exception in a task that was left behind"
+            loop.call_exception_handler({"message": message, "exception": error, "task": task})
