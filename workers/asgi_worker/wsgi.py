@@ -85,7 +85,8 @@ class _Call:
             self.error = ClientDisconnected("the request was cancelled")
             raise
         except (SystemExit, KeyboardInterrupt) as error:  # would stop the event loop
-            raise RuntimeError(f"the application called exit ({error!r})") from error
+            failed = RuntimeError(f"the application called exit ({error!r})")
+            raise failed.with_traceback(error.__traceback__) from None
         if self.error is not None:
             raise self.error
 
