@@ -42,9 +42,9 @@ SYSTEMS = (
     System("fastapi", "FastAPI", ("fastapi", "python-multipart"), default=True),
     System("django", "Django", ("django",), default=True),
     System("quart", "Quart", ("quart",), default=True),
-    System("blacksheep", "BlackSheep", ("blacksheep", "jinja2")),
+    System("blacksheep", "BlackSheep", ("blacksheep",)),
     System("sanic", "Sanic in ASGI mode", ("sanic",)),
-    System("litestar", "Litestar", ("litestar", "jinja2")),
+    System("litestar", "Litestar", ("litestar[cryptography]", "jinja2")),
     System("falcon", "Falcon ASGI", ("falcon", "msgspec")),
     System("channels", "Channels", ("channels", "django"), default=True),
     System(
