@@ -229,6 +229,14 @@ def test_every_settings_file_is_understood(content: str, tmp_path: Path) -> None
     load({}, {}, tmp_path)
 
 
+@pytest.mark.parametrize(("peer", "language"), [("gunicorn", "python"), ("hypercorn", "text")])
+def test_their_settings_files_have_what_is_in_the_table(peer: str, language: str) -> None:
+    theirs = [content for kind, content in blocks(coming_from(peer)) if kind == language]
+    names = re.findall(r"^(\w+) = ", "".join(theirs), re.MULTILINE)
+    assert len(names) > 5
+    assert {*names} <= {row.setting for row in EVERY[peer]}
+
+
 @pytest.mark.parametrize("page", PAGES)
 def test_every_link_leads_somewhere(page: str) -> None:
     for link in links(PAGES[page]):
