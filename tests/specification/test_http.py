@@ -219,9 +219,9 @@ def test_order_of_headers(run: Run) -> None:
 
 
 def test_names_of_headers(run: Run) -> None:
-    """HTTP Connection Scope: header names should be lowercased.
+    """HTTP Connection Scope: header names should be lowercased, or else their case preserved.
 
-    They are, always.
+    They are lowercased, always: most applications compare them so.
     """
     headers = scope_of(run, request("/", "X-MixedCase: Kept As It Is", "etag: 1"))["headers"]
     assert (b"x-mixedcase", b"Kept As It Is") in headers

@@ -157,8 +157,8 @@ async def raises_at_startup(receive: Receive, send: Send) -> None:
 def test_exceptions(run: Run, act: Any) -> None:
     """Scope: if the application raises, the server must continue without lifespan events.
 
-    Whether it raises at the scope or after ``lifespan.startup``; the latter is logged as a warning.
-    ``--lifespan on`` makes it a failure instead.
+    Whether it raises at the scope or after ``lifespan.startup``; what looks like a startup that
+    failed is logged as a warning. ``--lifespan on`` makes it a failure instead.
     """
     calls: list[int] = []
 
