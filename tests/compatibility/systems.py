@@ -99,6 +99,7 @@ SYSTEMS = (
         ("prometheus-client", "prometheus-fastapi-instrumentator", "starlette-exporter", "fastapi"),
     ),
     System("socketio", "Socket.IO", ("python-socketio", "aiohttp")),
+    System("sse_starlette", "sse-starlette", ("sse-starlette", "starlette", "uvicorn")),
     System(
         "peers",
         "Other servers",
