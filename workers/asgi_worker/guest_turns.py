@@ -104,7 +104,7 @@ class Turns:
             return
         self._runner = runner
         self._descriptor = os.dup(descriptor)  # as trio closes its own before it says so
-        self._loop.add_reader(self._descriptor, self._turn)
+        self._loop.add_reader(self._descriptor, self._give_turn)
 
     def _set_timer(self, until: float) -> None:
         if self._timer is not None:
@@ -117,9 +117,9 @@ class Turns:
     def _due(self) -> None:
         self._timer = None
         self._timer_at = math.inf
-        self._turn()
+        self._give_turn()
 
-    def _turn(self) -> None:
+    def _give_turn(self) -> None:
         """Something that trio waits for has come."""
         tick, self._asleep = self._asleep, None
         if tick is not None:
