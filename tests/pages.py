@@ -117,11 +117,11 @@ def commands(text: str, program: str) -> Iterator[list[str]]:
 
 def _after(line: str, program: str) -> list[str]:
     """``program`` and its words, if that is what ``line`` runs."""
-    if not re.search(rf"\b{program} ", line) or "…" in line:
+    if not re.search(rf"\b{program} ", line) or re.search(r"…|\bAPP\b", line):
         return []
     words = shlex.split(line)
     while words and (re.fullmatch(r"\w+=\S*", words[0]) or words[0] == "exec"):
         del words[0]
     if words and words[0] == "watchfiles":
-        words = shlex.split(words[1])
+        words = next(shlex.split(word) for word in words if program in word)
     return words if words and words[0].rpartition("/")[2] == program else []

@@ -29,7 +29,8 @@ _GONE = {
     "--max-requests* --limit-max-requests* --workers-lifetime --workers-max-rss --rss-*": "workers"
     " are not replaced for their age or size; a reload (kill -HUP) replaces all of them",
     "--respawn-* --no-respawn-*": "leave it out: workers that die are always replaced",
-    "--reload* --no-reload*": "files are not watched: run watchfiles 'asgi-supervise …' instead",
+    "--reload* --no-reload*": "files are not watched: run watchfiles --filter python"
+    " 'asgi-supervise …' .",
     "--limit-request-line --limit-request-field_size --h11-* --http1-buffer-size": "see"
     " --head-max-size, for the whole head of a request",
     "--http1-header-read-timeout": "write --head-timeout, in seconds or with a unit: 500ms",
