@@ -8,6 +8,7 @@ import gc
 import logging
 import sys
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -185,6 +186,39 @@ def test_exit_of_the_application_is_no_crash_of_trio(run: Run) -> None:
             assert not guest.is_over
 
     run(test())
+
+
+@pytest.mark.parametrize("how", ["raises", "is cancelled"])
+def test_nothing_is_left_to_the_collector(run: Run, how: str) -> None:
+    """Errors hold all that a request had; at the rate of requests that would be much."""
+
+    class Held:
+        pass
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        held = Held()
+        left.append(weakref.ref(held))
+        if how == "is cancelled":
+            await trio.sleep_forever()
+        raise LookupError("no such thing")
+
+    async def test() -> None:
+        async with guest_run() as guest:
+            task = call(guest, app)
+            await asyncio.sleep(0.01)
+            task.cancel()
+            await asyncio.wait((task,))
+            assert task.cancelled() or isinstance(task.exception(), LookupError)
+            del task
+            await asyncio.sleep(0.01)
+            assert left[0]() is None
+
+    left: list[weakref.ref[Held]] = []
+    gc.disable()
+    try:
+        run(test())
+    finally:
+        gc.enable()
 
 
 # How an application is ended.

@@ -201,17 +201,15 @@ class _Call:
     # For the task on trio.
 
     async def _run(self) -> None:
-        error: BaseException | None = None
         try:
             with self._cancel_scope:
                 await coroutine_of(self._app(self._scope, self.receive, self.send))
         except BaseException as raised:  # noqa: BLE001 – it would crash trio
-            error = _without_cancelled(raised)
-            if error.__traceback__ is not None:
-                error.__traceback__ = error.__traceback__.tb_next  # this frame is none of theirs
-        if self._cancel_scope.cancelled_caught and error is None:
-            error = asyncio.CancelledError()
-        self.end(error)
+            if raised.__traceback__ is not None:
+                raised.__traceback__ = raised.__traceback__.tb_next  # this frame is none of theirs
+            self.end(_without_cancelled(raised))
+        else:
+            self.end(asyncio.CancelledError() if self._cancel_scope.cancelled_caught else None)
 
     async def receive(self) -> Message:
         await checkpoint_if_cancelled()
