@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -155,6 +156,26 @@ def test_bodies_flow_both_ways_at_the_speed_of_the_slower(run: Run) -> None:
             _, _, body = await wire.read_response()
             assert body == b"x" * total
             await writes
+
+    run(test())
+
+
+def test_files_are_sent_by_the_kernel(run: Run, tmp_path: Path) -> None:
+    content = b"0123456789abcdef" * 1024 * 1024
+    (tmp_path / "file").write_bytes(content)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.sleep_forever)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.pathsend", "path": str(tmp_path / "file")})
+            nursery.cancel_scope.cancel()
+
+    async def test() -> None:
+        async with arena_on_trio(app) as arena:
+            wire = await arena.connect()
+            for _ in range(2):
+                assert (await wire.get())[2] == content
 
     run(test())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,26 @@ CRASHING = """
     async def crash():
         raise LookupError("of a system task")
 """
+ASGI_2 = """
+    import signal, sys
+    import trio
+
+    class app:
+        def __init__(self, scope):
+            self.scope = scope
+
+        async def __call__(self, receive, send):
+            if self.scope["type"] == "lifespan":
+                if "leave_it_to_the_master" in repr(signal.getsignal(signal.SIGINT)):
+                    print("SIGINT is as it was", file=sys.stderr, flush=True)
+                while (kind := (await receive())["type"]) != "lifespan.shutdown":
+                    await send({"type": kind + ".complete"})
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+            body = trio.lowlevel.current_task().name.encode()
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": body})
+"""
 
 
 def site(live: str) -> str:
@@ -138,6 +159,26 @@ def test_a_crash_at_startup_is_a_failed_start(tmp_path: Path) -> None:
         assert failure.reason == "trio has crashed at startup: LookupError: of a system task"
         assert "served.py" in failure.traceback
         assert worker.ends() == Exit.BOOT
+
+
+def test_a_health_check_that_hangs_says_where(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"health_path": "/endless", "health_timeout_s": 0.5}
+    with Alone(tmp_path, site(POLITE), "trio", startup_timeout_s=2.0, **settings) as worker:
+        failure = worker.fails()
+        assert "GET /endless gave no answer within 0.5 s" in failure.reason
+        assert "await trio.sleep_forever()" in failure.traceback
+        assert "asgi_worker" not in failure.traceback
+        assert worker.ends() == Exit.BOOT
+        assert "background ended" in worker.said()
+
+
+def test_applications_of_asgi_2(tmp_path: Path) -> None:
+    with Alone(tmp_path, ASGI_2, "trio") as worker:
+        worker.get_ready()
+        assert worker.get("/").endswith(b"GET /")
+        worker.tell(Drain(4.0, successor=False))
+        assert worker.ends() == Exit.OK
+        assert "SIGINT is as it was" in worker.said()
 
 
 def test_without_trio_it_is_said_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
