@@ -32,7 +32,7 @@ def answer(app: Application) -> list[dict[str, Any]]:
         sent.append(message)
 
     async def call() -> None:
-        await app({"type": "http", "path": "/here"}, receive, send)
+        await app({"type": "http", "path": "/here", "asgi": {"version": "3.0"}}, receive, send)
 
     asyncio.run(call())
     return sent

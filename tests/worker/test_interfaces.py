@@ -177,6 +177,7 @@ def answer(app: Application) -> bytes:
 
     scope: dict[str, Any] = {
         "type": "http",
+        "asgi": {"version": "3.0", "spec_version": "2.5"},
         "http_version": "1.1",
         "scheme": "http",
         "method": "GET",
@@ -224,6 +225,29 @@ WSGI = [
 @pytest.mark.parametrize("attribute", [*SINGLE, *DOUBLE])
 def test_asgi_is_recognised(place: Place, attribute: str) -> None:
     assert answer(loaded(place, attribute)) == b"asgi3"
+
+
+@pytest.mark.parametrize(("attribute", "version"), [("tell", "3.0"), ("Tell", "2.0")])
+def test_each_is_told_the_version_it_is_called_by(
+    place: Place, attribute: str, version: str
+) -> None:
+    place.write(
+        "telling.py",
+        """
+        async def tell(scope, receive, send):
+            version, spec_version = scope["asgi"]["version"], scope["asgi"]["spec_version"]
+            assert spec_version == "2.5"
+            await send({"type": "http.response.body", "body": version.encode()})
+
+        class Tell:
+            def __init__(self, scope):
+                self.scope = scope
+            async def __call__(self, receive, send):
+                await tell(self.scope, receive, send)
+        """,
+    )
+    app = load(WorkerSettings(app=f"telling:{attribute}", app_dir=str(place.path)))
+    assert [answer(app), answer(app)] == [version.encode()] * 2
 
 
 @pytest.mark.parametrize("attribute", WSGI)
@@ -367,15 +391,19 @@ class TestWsgi:
         loaded(place, "wsgi", "wsgi")
         assert caplog.messages == []
 
-    @pytest.mark.parametrize("interface", ["auto", "wsgi"])
+    @pytest.mark.parametrize(
+        ("interface", "why"),
+        [("auto", ", as the arguments (environ, start_response) suggest: "), ("wsgi", ": ")],
+    )
     def test_without_a2wsgi(
-        self, place: Place, interface: Interface, monkeypatch: pytest.MonkeyPatch
+        self, place: Place, interface: Interface, why: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setitem(sys.modules, "a2wsgi", None)
         with pytest.raises(BootError) as caught:
             loaded(place, "wsgi", interface)
-        assert str(caught.value).startswith('cannot use "kinds:wsgi" as a WSGI application: ')
-        assert str(caught.value).endswith("pip install 'asgi-supervise[wsgi]'")
+        said = caught.value.reason
+        assert said.startswith(f'cannot use "kinds:wsgi" as a WSGI application{why}')
+        assert said.endswith("; pip install 'asgi-supervise[wsgi]'")
 
     def test_a2wsgi_is_imported_only_when_needed(
         self, place: Place, monkeypatch: pytest.MonkeyPatch

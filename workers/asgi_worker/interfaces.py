@@ -58,8 +58,9 @@ def asgi3(found: object, settings: WorkerSettings, made: bool) -> Application:
     try:
         application = wsgi.asgi3(found, threads=settings.wsgi_threads)
     except ImportError as error:
+        why = "" if is_told else f", as the arguments {signature_of(found)} suggest"
         raise NoApplication(
-            f"as a WSGI application: {error}; pip install 'asgi-supervise[wsgi]'"
+            f"as a WSGI application{why}: {error}; pip install 'asgi-supervise[wsgi]'"
         ) from None
     if not is_told and loggers.speaks_for_all():
         log.info(
@@ -111,6 +112,7 @@ def _single_callable(double: Any) -> Application:
     """An ASGI 2 application, ``app(scope)(receive, send)``, as an ASGI 3 one."""
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["asgi"] = {**scope["asgi"], "version": "2.0"}
         await double(scope)(receive, send)
 
     return application
