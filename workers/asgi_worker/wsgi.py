@@ -7,7 +7,7 @@ does otherwise than PEP 3333 and its readers expect is put right here, on both s
   is stopped at its next piece; a2wsgi would leave its thread waiting for ever;
 * an upload that breaks off is an error, not a short body; ``readline(limit)`` waits for its line;
 * the head goes with the first piece of the body, so ``start_response`` with ``exc_info`` can still
-  replace it;
+  replace it, and a body in one piece goes from the thread to the loop in one message, not in three;
 * a header field with an underscore is left out: it would look like the one with a hyphen;
 * ``PATH_INFO`` has the bytes of the request, not what is left of them after decoding.
 
@@ -74,6 +74,10 @@ class _Call:
         self.error: Exception | None = None
         """Why nothing can be sent any more."""
         self.is_complete = False
+        self.head: Message | None = None
+        """To be sent before anything of the body."""
+        self.whole = b""
+        """All of the body, if it is to be sent with its end."""
         self._scope = scope
         self._send = send
 
@@ -92,12 +96,20 @@ class _Call:
 
     async def send(self, message: Message) -> None:
         """Never raises: a2wsgi would stop to take what the thread has to say, and block it."""
-        if self.error is None:
-            self.is_complete = not message.get("more_body", True)
-            try:
-                await self._send(message)
-            except Exception as error:  # noqa: BLE001 – whatever it is, the thread gets it
-                self.error = error
+        if self.error is not None:
+            return
+        head, self.head = self.head, None
+        try:
+            if head is not None:
+                await self._send(head)
+            if message["type"] == "http.response.start":  # without which a2wsgi knows no write()
+                return
+            if not message.get("more_body", False):
+                self.is_complete = True
+                message["body"] = self.whole
+            await self._send(message)
+        except Exception as error:  # noqa: BLE001 – whatever it is, the thread gets it
+            self.error = error
 
     def complete_environ(self, environ: Environ) -> Environ:
         """What a2wsgi made of the request, put right where that loses something."""
@@ -138,8 +150,9 @@ class _Response:
         self._call = call
         self._environ = environ
         self._start = start
-        self._head: tuple[str, list[tuple[str, str]]] | None = None
-        self._write: Write | None = None  # there is one when the head has been sent
+        self._head: tuple[int, list[tuple[bytes, bytes]]] | None = None
+        self._is_sent = False  # the head is, or will be with what comes next
+        self._write: Write | None = None
         self._body: Any = None
 
     def start_response(
@@ -147,25 +160,30 @@ class _Response:
     ) -> Write:
         """PEP 3333, "The start_response() Callable"."""
         try:
-            if exc_info and self._write is not None:
+            if exc_info and self._is_sent:
                 raise exc_info[1].with_traceback(exc_info[2])
         finally:
-            exc_info_given, exc_info = bool(exc_info), None  # no circle of frames
-        if self._head is not None and not exc_info_given:
+            is_replaced, exc_info = bool(exc_info), None  # no circle of frames
+        if self._head is not None and not is_replaced:
             raise RuntimeError("start_response() was called before; only exc_info allows it again")
         if not isinstance(status, str) or not status[:3].isdigit():
             raise TypeError(f"start_response(): the status is '200 OK' or alike, not {status!r}")
-        headers = [(name, value) for name, value in response_headers]
-        for header in headers:
-            if not all(isinstance(part, str) for part in header):
-                raise TypeError(f"start_response(): names and values are str, not {header!r}")
-        self._head = (f"{status[:3]} {status[4:]}", headers)
+        headers = []
+        for name, value in response_headers:
+            if not (isinstance(name, str) and isinstance(value, str)):
+                pair = (name, value)
+                raise TypeError(f"start_response(): names and values are str, not {pair!r}")
+            headers.append((name.lower().encode("latin-1"), value.strip().encode("latin-1")))
+        self._head = int(status[:3]), headers
         return self.write
 
     def write(self, piece: bytes) -> None:
         """PEP 3333, "The write() Callable"."""
         if self._check(piece):
-            self._started()(piece)
+            self._send_head()
+            if self._write is None:
+                self._write = self._start("200 OK", [])  # only to get at it: our head is sent
+            self._write(piece)
 
     def __iter__(self) -> Iterator[bytes]:
         body = self._body = self._application(self._environ, self.start_response)
@@ -176,9 +194,12 @@ class _Response:
         is_whole = hasattr(body, "__len__") and len(body) == 1
         for piece in body:
             if self._check(piece):
-                self._started(len(piece) if is_whole else None)
-                yield piece
-        self._started()
+                self._send_head()
+                if is_whole:
+                    self._call.whole = piece
+                else:
+                    yield piece
+        self._send_head()
 
     def close(self) -> None:
         """PEP 3333: whatever comes, also when the body was not iterated over to its end."""
@@ -195,17 +216,15 @@ class _Response:
             raise TypeError(f"the application sent {type(piece).__name__}, not bytes{hint}")
         return bool(piece)
 
-    def _started(self, body_bytes: int | None = None) -> Write:
-        """Send the head, unless it has been sent; ``body_bytes`` is all there is of the body."""
-        if self._write is None:
-            if self._head is None:
-                raise RuntimeError("the application did not call start_response() before its body")
-            status, headers = self._head
-            names = {name.lower() for name, _ in headers}
-            if body_bytes is not None and "content-length" not in names and status[:3] != "304":
-                headers.append(("content-length", str(body_bytes)))
-            self._write = self._start(status, headers)
-        return self._write
+    def _send_head(self) -> None:
+        """With what comes next, unless it has been sent."""
+        if self._is_sent:
+            return
+        if self._head is None:
+            raise RuntimeError("the application did not call start_response() before its body")
+        status, headers = self._head
+        self._call.head = {"type": "http.response.start", "status": status, "headers": headers}
+        self._is_sent = True
 
 
 class _Body:
