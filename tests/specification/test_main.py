@@ -312,7 +312,7 @@ def test_type(run: Run, protocol: str) -> None:
 def test_version(run: Run, protocol: str) -> None:
     """Applications: ``scope["asgi"]`` is a dictionary; its ``version`` is that of ASGI.
 
-    ``"3.0"``, in every scope.
+    ``"3.0"`` in every scope; ``"2.0"`` where the application is called as ASGI 2 has it.
     """
     asgi = SCOPES[protocol](run)["asgi"]
     assert type(asgi) is dict
