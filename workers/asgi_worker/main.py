@@ -41,6 +41,7 @@ from asgi_worker.loops import finish, new_loop
 from asgi_worker.scoreboard import State, Word
 from asgi_worker.server import Server
 from asgi_worker.stacks import write_when_asked
+from asgi_worker.stopping import Stopping
 
 if TYPE_CHECKING:
     from asgi_worker.application import Application
@@ -205,6 +206,7 @@ class _Worker:
         if self.told_to_stop.done():
             return Exit.OK
         loop.add_signal_handler(signal.SIGTERM, self._terminate)
+        Stopping(self.told_to_stop)
         loop.add_reader(self.channel, self._read)
         lifespan = Lifespan(app, settings)
         if not await self._started(lifespan.startup(max(deadline - loop.time(), 0.0))):

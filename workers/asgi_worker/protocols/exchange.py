@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import logging
 import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -327,7 +328,12 @@ class Exchange:
         what = self._what()
         if error is None:
             why = http_messages.MISSING[self.phase]
-            log.error("%s: the application returned without completing its response: %s", what, why)
+            # Endless streams may end so when the worker stops (stopping.py), hundreds at a time.
+            given_up = self.phase == BODY and self.source.server.draining
+            level = logging.DEBUG if given_up else logging.ERROR
+            log.log(
+                level, "%s: the application returned without completing its response: %s", what, why
+            )
         elif isinstance(error, asyncio.CancelledError):
             log.error("%s: the application was cancelled", what)
         else:
