@@ -92,7 +92,7 @@ def test_a_polling_session_is_known_to_one_worker_only(site: Site) -> None:
     """It lives in the memory of a worker, and the next request may reach another one."""
     answer = httpx.get(f"{site.url}{OPEN}")
     sid = json.loads(answer.text.removeprefix("0"))["sid"]
-    statuses = []
+    statuses: list[int] = []
     while len(set(statuses)) < 2 and len(statuses) < 200:  # each on a connection of its own
         answer = httpx.post(f"{site.url}{OPEN}&sid={sid}", content="3")
         statuses.append(answer.status_code)
@@ -111,9 +111,11 @@ def test_a_reload_sends_clients_to_new_workers(files: Path) -> None:
 
 
 def test_stop_with_open_sessions(files: Path) -> None:
-    with serving("socketio_site:app", files) as site:
-        with talking(site, "websocket", "returning") as client:
-            assert client.stdout is not None
-            assert json.loads(client.stdout.readline()) == "connected"
-            site.stop()
-            client.kill()
+    with (
+        serving("socketio_site:app", files) as site,
+        talking(site, "websocket", "returning") as client,
+    ):
+        assert client.stdout is not None
+        assert json.loads(client.stdout.readline()) == "connected"
+        site.stop()
+        client.kill()
