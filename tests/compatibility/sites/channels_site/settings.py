@@ -37,11 +37,11 @@ DATABASES = {
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # this is a test
 CHANNEL_LAYERS: dict[str, dict[str, Any]]
 if "SITE_REDIS" in os.environ:
+    # Since redis-py 8 reading from Redis times out after 5 s by default, which is how long
+    # channels_redis 4.3 has Redis wait for a message: a consumer that is told nothing would end.
+    host = {"address": os.environ["SITE_REDIS"], "socket_timeout": None}
     CHANNEL_LAYERS = {
-        "default": {
-            "BACKEND": os.environ["SITE_LAYER"],
-            "CONFIG": {"hosts": [os.environ["SITE_REDIS"]]},
-        }
+        "default": {"BACKEND": os.environ["SITE_LAYER"], "CONFIG": {"hosts": [host]}},
     }
 else:
     CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}

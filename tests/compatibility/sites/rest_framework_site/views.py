@@ -52,8 +52,8 @@ class BookViewSet(viewsets.ModelViewSet):
     def cover(self, request: Request, pk: str) -> Response:
         """The body is the file, its name is in Content-Disposition."""
         book = self.get_object()
-        file = request.data["file"]
-        book.cover.save(file.name, file)
+        with request.data["file"] as file:  # which is moved, so it is closed here
+            book.cover.save(file.name, file)
         return Response({"name": file.name, "size": file.size, "cover": book.cover.name})
 
     @action(detail=False)
