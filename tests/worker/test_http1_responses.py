@@ -155,6 +155,32 @@ def test_framing(run: Run, name: str) -> None:
     run(test())
 
 
+def test_heads_that_recur_are_told_apart(run: Run) -> None:
+    headers = [(b"x-mine", b"1"), LENGTH_5]
+    ways: list[tuple[int, list[tuple[bytes, bytes]]]] = [
+        (200, headers),
+        (201, headers),
+        (204, headers),
+        (200, headers[::-1]),
+        (200, headers[:1]),
+        (200, [*headers, (b"connection", b"close")]),
+    ]
+
+    async def test() -> None:
+        for _ in range(3):
+            for status, given in ways:
+                async with Arena(sends(start(status, *given), body(b"hello"))) as arena:
+                    line, fields, _ = split(await arena.exchange(CLOSE))
+                    ours = {200: [b"content-length: 5"] if len(given) == 1 else []}
+                    theirs = [b"%b: %b" % one for one in given if one[0] != b"connection"]
+                    if status == 204:
+                        theirs.remove(b"content-length: 5")
+                    assert line.startswith(b"HTTP/1.1 %d " % status)
+                    assert fields == [*theirs, *ours.get(status, []), b"connection: close"]
+
+    run(test())
+
+
 def test_trailers_where_the_client_takes_them(run: Run) -> None:
     messages = (
         start(200, trailers=True),

@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
-from asgi_worker.protocols import sendfile
+from asgi_worker.protocols import response, sendfile
 from asgi_worker.protocols.exchange import FILE, forget_waiter
 from asgi_worker.protocols.response import (
     BODYLESS,
@@ -26,11 +26,7 @@ from asgi_worker.protocols.response import (
     DATE,
     SERVER,
     STATUS_LINES,
-    Head,
-    Header,
     check_header,
-    serialise,
-    status_line,
 )
 
 if TYPE_CHECKING:
@@ -82,16 +78,7 @@ class Output:
 
     # The exchange asks.
 
-    def head(self, status: int, headers: Iterable[Header]) -> Head:
-        """Status line and header lines as bytes, and what they say; raises ``RuntimeError``."""
-        line = STATUS_LINES.get(status)
-        if line is None or status < 200:
-            line = status_line(status)
-        lines = [line]
-        length, said = serialise(headers, lines)
-        if status == 204 and length >= 0:  # RFC 9110 §8.6: no Content-Length with 204
-            lines = [one for one in lines if not one.lower().startswith(b"content-length:")]
-        return b"".join(lines), length, said
+    head = staticmethod(response.head)
 
     def respond(self, exchange: Exchange, body: bytes, more: bool) -> None:
         """Write the head and the first piece of the body.

@@ -13,7 +13,7 @@ from __future__ import annotations
 import http
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
 ORDINARY: Final = 0
 CONNECTION: Final = 1
@@ -37,6 +37,11 @@ _REMEMBERED_VALUE_BYTES: Final = 64
 _remembered: dict[Header, tuple[bytes, int]] = {}
 """Lines that were checked before, and their kind: most headers of an application recur."""
 
+_heads: dict[tuple[Any, ...], Head] = {}
+"""Whole heads of lines that were remembered, by status and headers."""
+_NEWS: Final = 1 << 6
+"""In ``said``: there was a line that was not remembered."""
+
 _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _is_splitting = re.compile(rb"[\r\n\0]").search
 
@@ -56,6 +61,39 @@ def status_line(status: object) -> bytes:
     if not isinstance(status, int) or not 200 <= status <= 999:
         raise RuntimeError(f"http.response.start: 'status' is {status!r}, no int from 200 to 999")
     return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def head(status: int, headers: Iterable[Header]) -> Head:
+    """The head of a response as far as it is the application's.
+
+    Raises ``RuntimeError`` for what must not be sent. Heads of one service are much the same, so
+    the whole is looked up first.
+    """
+    key = None
+    known = None
+    if type(headers) is list:
+        key = (status, *headers)
+        try:
+            known = _heads.get(key)
+        except TypeError:  # pairs that are lists
+            key = None
+        if known is not None:
+            return known
+    line = STATUS_LINES.get(status)
+    if line is None or status < 200:
+        line = status_line(status)
+    lines = [line]
+    length, said = serialise(headers, lines)
+    if status == 204 and length >= 0:  # RFC 9110 §8.6: no Content-Length with 204
+        lines = [one for one in lines if not one.lower().startswith(b"content-length:")]
+    if said & _NEWS:  # what is in no other head recurs in none
+        return b"".join(lines), length, said & ~_NEWS
+    made = b"".join(lines), length, said
+    if key is not None:
+        if len(_heads) >= _REMEMBERED:
+            _heads.clear()
+        _heads[key] = made
+    return made
 
 
 def serialise(headers: Iterable[Header], lines: list[bytes]) -> tuple[int, int]:
@@ -78,6 +116,7 @@ def serialise(headers: Iterable[Header], lines: list[bytes]) -> tuple[int, int]:
                 line, kind = _learn(header)
             except RuntimeError as error:
                 raise error from None  # the look-up is nobody's business
+            said |= _NEWS
         if kind:
             if kind >= CONTENT_LENGTH:
                 if length >= 0:
