@@ -444,6 +444,7 @@ def test_middleware(run: Run) -> None:
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         scope["method"] = "HEAD"
+        scope["extensions"] = None
 
         async def sending(message: Message) -> None:
             await send({**message, "body": message.get("body", b"").upper()})
@@ -452,8 +453,10 @@ def test_middleware(run: Run) -> None:
         await Told(reads)(inner, receive, sending)
 
     async def reads(receive: Receive, send: Send) -> None:
-        await send(START)
+        await send({"type": "http.response.early_hint", "links": []})
+        await send({**START, "trailers": True})
         await send(piece((await receive())["body"]))
+        await send({"type": "http.response.trailers"})
 
     asked = request(method="POST", body=b"hello", close=False) + request(method="POST", body=b"bye")
     got = answer(run, app, asked)

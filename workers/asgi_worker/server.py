@@ -27,6 +27,7 @@ from asgi_worker.accepting import Accepting, Whose
 from asgi_worker.balance import Siblings, Young
 from asgi_worker.draining import Draining
 from asgi_worker.handoff import Handoff
+from asgi_worker.protocols.exchange import EXTENSIONS
 from asgi_worker.protocols.forwarded import TrustedProxies
 from asgi_worker.protocols.http1 import LINGER_S, HttpConnection
 from asgi_worker.scoreboard import State, Word
@@ -128,7 +129,7 @@ class Server:
             "headers": [],
             "state": {} if state is None else state,
             "extensions": {
-                **{f"http.response.{name}": {} for name in ("pathsend", "early_hint", "trailers")},
+                **{f"http.response.{name}": {} for name in EXTENSIONS},
                 "asgi_supervise": {
                     "slot": slot,
                     "generation": generation,

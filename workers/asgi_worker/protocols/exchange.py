@@ -31,6 +31,10 @@ BODY_HIGH_WATER_BYTES: Final = 64 * 1024
 """More request body than this is not read ahead of the application."""
 
 
+EXTENSIONS: Final = ("pathsend", "early_hint", "trailers")
+"""What is offered as ``http.response.…``."""
+
+
 class ClientDisconnected(OSError):
     """Raised by ``send()`` when the client has gone (ASGI HTTP 2.4). Not logged as an error."""
 
@@ -111,6 +115,7 @@ class Exchange:
     expects_continue = False
     must_be_read = False  # the body is known to be longer than what is skipped
     is_head = False  # whatever the application makes of the scope
+    is_extended = True  # by ``EXTENSIONS``
     body: list[bytes] | None = None
     body_bytes = 0  # held in ``body``
     status = 0
@@ -264,7 +269,7 @@ class Exchange:
             self.head = self.wire.head(status, message.get("headers", ()))
             self.status = status
             if message.get("trailers", False):
-                self.promised_trailers = "http.response.trailers" in self.scope["extensions"]
+                self.promised_trailers = self.is_extended
             self.phase = HEAD
         else:
             await self._send_rare(kind, message)
@@ -285,8 +290,9 @@ class Exchange:
         phase = self.phase
         if phase == COMPLETE:
             return
-        extensions = self.scope["extensions"]
-        if kind == "http.response.pathsend" and kind in extensions and phase == HEAD:
+        if not self.is_extended:
+            raise unexpected(kind, phase)
+        if kind == "http.response.pathsend" and phase == HEAD:
             path = message["path"]
             if not isinstance(path, str) or not os.path.isabs(path):
                 raise RuntimeError(f"{kind}: path must be an absolute path, not {path!r}")
@@ -298,11 +304,11 @@ class Exchange:
                 self.phase = TRAILERS
             else:
                 self.complete()
-        elif kind == "http.response.early_hint" and kind in extensions and phase <= BODY:
+        elif kind == "http.response.early_hint" and phase <= BODY:
             links = checked((b"link", link) for link in message["links"])
             if phase != BODY:  # else it is too late to hint at what is there already
                 self.wire.inform(self, 103, links)
-        elif kind == "http.response.trailers" and kind in extensions and phase == TRAILERS:
+        elif kind == "http.response.trailers" and phase == TRAILERS:
             self.trailers += checked(message.get("headers", ()))
             if not message.get("more_trailers", False):
                 self.wire.write_trailers(self, self.trailers)

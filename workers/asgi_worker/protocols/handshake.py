@@ -152,9 +152,8 @@ class Denial:
         """``ended`` is called when the response is complete, or cannot be completed."""
         self.server = output.server
         self._ended = ended
-        self.exchange = Exchange(
-            self, output, {**scope, "method": "GET", "extensions": {}}, keep_alive=False
-        )
+        self.exchange = Exchange(self, output, {**scope, "method": "GET"}, keep_alive=False)
+        self.exchange.is_extended = False
         self.exchange.started_at = started_at
 
     async def send(self, message: Message) -> None:
