@@ -418,3 +418,17 @@ class TestWsgi:
         settings = WorkerSettings(app="main:app", loop="trio")
         with pytest.raises(NoApplication, match="it runs in threads; leave --loop trio out"):
             asgi3(application, settings, made=False)
+
+
+def test_a_handler_of_aws_lambda_is_not_taken_for_wsgi() -> None:
+    class Mangum:
+        def __call__(self, event: dict[str, Any], context: object) -> dict[str, Any]:
+            raise AssertionError("nobody calls it to find out")
+
+    settings = WorkerSettings(app="kinds:handler")
+    with pytest.raises(NoApplication) as refused:
+        asgi3(Mangum(), settings, made=False)
+    assert str(refused.value).startswith("as an ASGI application: it is an instance of Mangum ")
+    assert str(refused.value).endswith(
+        "a handler of AWS Lambda it seems: name the application that it wraps"
+    )

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 Takes = Literal["asgi3", "asgi2", "wsgi", "nothing", "other", "no call"]
 
 _OF_ASGI: Final = {"scope", "receive", "send"}
+_OF_LAMBDA: Final = ("event", "context")
 _WANTED: Final = {
     "asgi3": ("an ASGI application", "(scope, receive, send)"),
     "asgi2": ("an ASGI 2 application", "(scope)"),
@@ -99,7 +100,10 @@ def _guessed(found: object, made: bool) -> Takes:
     elif takes == "nothing" and not made:
         reason += " that can be called without arguments, a factory it seems: add --factory"
     elif takes != "no call":
-        reason += f" that takes {signature_of(found)}, not (scope, receive, send)"
+        signature = signature_of(found)
+        reason += f" that takes {signature}, not (scope, receive, send)"
+        if signature is not None and tuple(signature.parameters) == _OF_LAMBDA:
+            reason += ", a handler of AWS Lambda it seems: name the application that it wraps"
     elif isinstance(found, ModuleType):
         reason += ': name the application in it, "module:attribute"'
     elif inspect.iscoroutine(found):
@@ -157,8 +161,9 @@ def _call_takes(found: object, signature: inspect.Signature) -> Takes:
     if accepts(signature, 0):
         return "nothing"
     if accepts(signature, 2):
-        is_asgi = _is_asynchronous(found) or _OF_ASGI & signature.parameters.keys()
-        return "other" if is_asgi else "wsgi"
+        names = signature.parameters
+        is_asgi = _is_asynchronous(found) or _OF_ASGI & names.keys()
+        return "other" if is_asgi or tuple(names) == _OF_LAMBDA else "wsgi"
     # One argument is ASGI 2 if it says so; else a factory that wants something we do not have.
     if accepts(signature, 1) and "scope" in next(iter(signature.parameters)):
         return "other" if _is_asynchronous(found) else "asgi2"
