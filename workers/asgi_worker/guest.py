@@ -205,8 +205,6 @@ class _Call:
             with self._cancel_scope:
                 await coroutine_of(self._app(self._scope, self.receive, self.send))
         except BaseException as raised:  # noqa: BLE001 – it would crash trio
-            if raised.__traceback__ is not None:
-                raised.__traceback__ = raised.__traceback__.tb_next  # this frame is none of theirs
             self.end(_without_cancelled(raised))
         else:
             self.end(asyncio.CancelledError() if self._cancel_scope.cancelled_caught else None)
