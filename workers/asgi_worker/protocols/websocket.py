@@ -232,11 +232,12 @@ class WebSocketConnection:
             self.deadline = min(self.deadline, monotonic() + DRAIN_TIMEOUT_S)
 
     def disconnect(self) -> None:
+        self._incoming.end(self._drain_code or 1006, "")
         if self.phase is HANDSHAKE:
             self._deny().answer(503, "Service Unavailable")
         if self._denial is not None:
             self._denial.exchange.disconnect()
-        self._over(self._drain_code or 1006, "")
+        self._over(1006, "")
 
     def abort(self) -> None:
         self._transport.abort()
