@@ -1,5 +1,5 @@
 """Flask: routing, blueprint, sessions, templates, upload, streaming, files with range, errors,
-threads, disconnects, work after the answer.
+threads, disconnects, work after the answer, health check.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ THREADS = 6
 
 @pytest.fixture(scope="module")
 def site(files: Path) -> Iterator[Site]:
-    options = ("--interface", "wsgi", "--wsgi-threads", str(THREADS))
+    options = ("--interface", "wsgi", "--wsgi-threads", str(THREADS), "--health-path", "/who")
     with serving("flask_site:app", files, *options) as found:
         yield found
 

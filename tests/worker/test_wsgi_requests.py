@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import sys
 import threading
 from collections.abc import Callable
@@ -11,10 +12,11 @@ from typing import Any
 
 import pytest
 
+from asgi_worker.wsgi import asgi3
 from tests.worker.conftest import Run
 from tests.worker.http1_requests import MIB, chunked, post
 from tests.worker.serving import PATIENCE_S
-from tests.worker.wsgi_apps import TEXT, Environ, Start, ask, environ_for, lines, serve
+from tests.worker.wsgi_apps import TEXT, Environ, Start, ask, environ_for, facts, lines, serve
 
 
 def test_environ(run: Run) -> None:
@@ -80,6 +82,41 @@ def test_behind_a_proxy(run: Run) -> None:
     fields = ("X-Forwarded-For: 203.0.113.9", "X-Forwarded-Proto: https")
     got = environ_for(run, lines(*fields))
     assert (got["REMOTE_ADDR"], got["wsgi.url_scheme"]) == ("203.0.113.9", "https")
+
+
+@pytest.mark.parametrize(("scheme", "port"), [("http", "80"), ("https", "443")])
+def test_over_a_unix_socket(scheme: str, port: str) -> None:
+    """There is neither a port nor an address, and PEP 3333 wants something."""
+    body = b""
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request"}
+
+    async def send(message: dict[str, Any]) -> None:
+        nonlocal body
+        body += message.get("body", b"")
+
+    scope: dict[str, Any] = {
+        "type": "http",
+        "http_version": "1.1",
+        "scheme": scheme,
+        "method": "GET",
+        "path": "/",
+        "raw_path": b"/",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [],
+        "server": ("/run/shop.sock", None),
+        "client": None,
+    }
+
+    async def call() -> None:
+        await asgi3(facts, threads=1)(scope, receive, send)
+
+    asyncio.run(call())
+    got = json.loads(body)
+    assert (got["SERVER_NAME"], got["SERVER_PORT"]) == ("localhost", port)
+    assert got["REMOTE_ADDR"] == ""
 
 
 def test_fields_that_would_look_like_others_are_left_out(run: Run) -> None:
