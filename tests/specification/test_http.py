@@ -6,6 +6,7 @@ HTTP/1.0 and HTTP/1.1.
 from __future__ import annotations
 
 import asyncio
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +80,9 @@ def test_persists_while_the_response_is_open(run: Run) -> None:
 
     No limit is set to how long an application takes.
     """
-    gate = asyncio.Event
 
     async def test() -> None:
-        opened = gate()
+        opened = asyncio.Event()
 
         async def act(receive: Receive, send: Send) -> None:
             await send(START)
@@ -280,8 +280,6 @@ def test_unix_sockets(run: Run, tmp_path: Path) -> None:
 
     ``client`` is ``None`` then: there is no address.
     """
-    import socket
-
     seen: list[Scope] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:

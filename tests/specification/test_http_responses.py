@@ -198,25 +198,24 @@ def test_flush(run: Run) -> None:
     """
 
     async def test() -> None:
-        gate = asyncio.Event()
+        small, large = asyncio.Event(), asyncio.Event()
 
         async def act(receive: Receive, send: Send) -> None:
             await send(START)
             await send(piece(b"first", more=True))
-            await gate.wait()
+            await small.wait()
             await send(piece(bytes(20_000), more=True))
-            gate.clear()
-            await gate.wait()
+            await large.wait()
             await send(piece())
 
         async with Arena(acting(act)) as arena:
             wire = await arena.connect()
             await wire.write(request())
             await wire.read_until(b"5\r\nfirst\r\n")
-            gate.set()
+            small.set()
             await wire.read_until(b"4e20\r\n")
             await wire.read_exactly(20_000)
-            gate.set()
+            large.set()
             await wire.read_to_end()
 
     run(test())
