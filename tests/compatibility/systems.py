@@ -100,6 +100,21 @@ SYSTEMS = (
     ),
     System("socketio", "Socket.IO", ("python-socketio", "aiohttp")),
     System("sse_starlette", "sse-starlette", ("sse-starlette", "starlette", "uvicorn")),
+    System("mangum", "Mangum", ("mangum",)),
+    System("httpx", "HTTPX", ("httpx", "starlette")),
+    System("asgi_lifespan", "asgi-lifespan", ("asgi-lifespan", "httpx", "starlette")),
+    System("databases", "databases", ("databases[aiosqlite]", "starlette", "typesystem")),
+    System(
+        "orm",
+        "orm",
+        (
+            "orm",
+            "aiosqlite",
+            "databases<0.9",  # what orm 0.3.1, its last version, does with SQLAlchemy …
+            "sqlalchemy<2",  # … needs 1.4: select() with a list
+            "starlette",
+        ),
+    ),
     System(
         "peers",
         "Other servers",
