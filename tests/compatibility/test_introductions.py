@@ -1,5 +1,5 @@
 """The introductory examples: raw callables that raise on unknown scopes or do not look at them, a
-lone response, timing middleware, WebSocket echoes, first pages of frameworks, and thirty mistakes.
+lone response, timing middleware, WebSocket echoes, first pages of frameworks, and fifty mistakes.
 
 Each works as it was typed, or what is logged says what to change.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.compatibility.serving import PATIENCE_S, PYTHON, SITES, Site, serving, sources
@@ -227,6 +227,41 @@ def test_a_body_without_end(mistaken: Site) -> None:
     with pytest.raises(httpx.RemoteProtocolError):
         get(mistaken, "/never_ending")
     mistaken.wait_for(re.compile(f"{INCOMPLETE}its last http.response.body has more_body=True"))
+
+
+ANSWERS = "'websocket.accept', 'websocket.close' or 'websocket.http.response.start'"
+
+
+def test_mistakes_in_a_websocket(files: Path) -> None:
+    refused = [
+        ("no_accept", f"unexpected ASGI message 'websocket.send': expected {ANSWERS} here"),
+        ("http_kind", f"unexpected ASGI message 'http.response.start': expected {ANSWERS} here"),
+        ("no_type", f"ASGI message without a 'type': expected {ANSWERS} here"),
+    ]
+    closed = [
+        (
+            "accepted_twice",
+            "unexpected ASGI message 'websocket.accept': "
+            "expected 'websocket.send' or 'websocket.close' here",
+        ),
+        ("number_for_text", "websocket.send: 'text' must be str, not int"),
+        ("nothing_sent", "websocket.send: exactly one of 'text' and 'bytes' must be given"),
+    ]
+    with serving("introductions.websockets:mistaken", files) as site:
+        for name, said in refused:
+            with pytest.raises(InvalidStatus), connect(f"{site.ws_url}/{name}"):
+                pass
+            site.expected.append(f"RuntimeError: {said}")
+        for name, said in closed:
+            with connect(f"{site.ws_url}/{name}") as websocket, pytest.raises(ConnectionClosed):
+                websocket.recv(PATIENCE_S)
+            assert websocket.close_code == 1011
+            site.expected.append(f"RuntimeError: {said}")
+        with pytest.raises(InvalidStatus), connect(f"{site.ws_url}/forgotten_await"):
+            pass
+        site.expected_lines.append(
+            "the application returned without accepting or refusing (is each send awaited?)"
+        )
 
 
 @pytest.mark.parametrize(

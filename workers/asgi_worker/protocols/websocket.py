@@ -251,7 +251,7 @@ class WebSocketConnection:
         what is wrong, for a message that ASGI does not allow here. A ``websocket.close`` for what
         has been ended from elsewhere asks for what is so already, and is no error.
         """
-        if self.phase is not OPEN or message["type"] != "websocket.send":
+        if self.phase is not OPEN or message.get("type") != "websocket.send":
             await self._send_rare(message)
             return
         if self._output.write_paused:
@@ -297,7 +297,7 @@ class WebSocketConnection:
             output.write_pieces((head, payload))
 
     async def _send_rare(self, message: Message) -> None:
-        kind, phase = message["type"], self.phase
+        kind, phase = message.get("type"), self.phase
         if phase is HANDSHAKE and kind == "websocket.accept":
             self._accept(message)
         elif phase is HANDSHAKE and kind == "websocket.close":

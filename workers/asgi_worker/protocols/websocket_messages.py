@@ -39,11 +39,12 @@ _EXPECTED: Final = {
 }
 
 
-def unexpected(kind: str, phase: Phase) -> RuntimeError:
-    """The error for a message that cannot be sent in ``phase``."""
+def unexpected(kind: str | None, phase: Phase) -> RuntimeError:
+    """The error for a message that cannot be sent in ``phase``; ``None``: it has no type."""
+    what = "ASGI message without a 'type'" if kind is None else f"unexpected ASGI message {kind!r}"
     if phase in _EXPECTED:
-        return RuntimeError(f"unexpected ASGI message {kind!r}: expected {_EXPECTED[phase]} here")
-    return RuntimeError(f"unexpected ASGI message {kind!r} after the application's last")
+        return RuntimeError(f"{what}: expected {_EXPECTED[phase]} here")
+    return RuntimeError(f"{what} after the application's last")
 
 
 def binary_payload(message: Message) -> bytes:
@@ -70,6 +71,10 @@ def log_end(log: logging.Logger, path: str, error: BaseException | None, phase: 
             "WebSocket %r: exception in the application", path, exc_info=from_application(error)
         )
     elif phase is HANDSHAKE:
-        log.error("WebSocket %r: the application returned without accepting or refusing", path)
+        log.error(
+            "WebSocket %r: the application returned without accepting or refusing "
+            "(is each send awaited?)",
+            path,
+        )
     elif phase is DENYING:
         log.error("WebSocket %r: the application returned without completing its response", path)

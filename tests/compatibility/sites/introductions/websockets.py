@@ -51,3 +51,43 @@ class EchoServer:
             if event["type"] == "websocket.disconnect":
                 return
             await send({"type": "websocket.send", "text": event["text"]})
+
+
+# What goes wrong first; the path chooses one.
+
+
+async def no_accept(scope, receive, send):
+    await receive()
+    await send({"type": "websocket.send", "text": "hello"})
+
+
+async def forgotten_await(scope, receive, send):
+    send({"type": "websocket.accept"})
+
+
+async def http_kind(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+
+
+async def no_type(scope, receive, send):
+    await send({"text": "hello"})
+
+
+async def accepted_twice(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.accept"})
+
+
+async def number_for_text(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "text": 5})
+
+
+async def nothing_sent(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send"})
+
+
+async def mistaken(scope, receive, send):
+    assert scope["type"] == "websocket"
+    await globals()[scope["path"][1:]](scope, receive, send)
