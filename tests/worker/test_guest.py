@@ -208,6 +208,23 @@ def test_a_message_that_nobody_waits_for_any_more_is_not_lost(run: Run) -> None:
     run(test())
 
 
+def test_receive_and_send_do_nothing_in_a_cancelled_scope(run: Run) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        for call in (receive(), send({"type": "http.response.start", "status": 404})):
+            with trio.CancelScope() as cancelled:
+                cancelled.cancel()
+                await call
+            assert cancelled.cancelled_caught
+        assert (await receive())["type"] == "http.request"
+        await answer(send)
+
+    async def test() -> None:
+        async with arena_on_trio(app) as arena:
+            assert (await (await arena.connect()).get())[0] == b"HTTP/1.1 200 OK"
+
+    run(test())
+
+
 @pytest.mark.parametrize("message_first", [True, False])
 def test_cancelled_in_the_turn_in_which_the_message_comes(run: Run, message_first: bool) -> None:
     """Whoever comes first wins, and a message that was taken is given to the application."""

@@ -454,6 +454,41 @@ def test_a_crash_of_trio_ends_all_calls_and_says_why(
     ]
 
 
+def test_a_crash_is_told_of_before_the_last_task_has_ended(
+    run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    released: trio.Event
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        trio.lowlevel.spawn_system_task(crash)
+        with trio.CancelScope(shield=True):
+            await released.wait()
+
+    async def crash() -> None:
+        raise LookupError("of a system task")
+
+    async def test() -> None:
+        nonlocal released
+        released = trio.Event()
+        crashed = asyncio.Event()
+        guest = Guest(asyncio.get_running_loop(), crashed.set)
+        guest.start()
+        task = call(guest, app)
+        await asyncio.wait_for(crashed.wait(), PATIENCE_S)
+        assert guest.calls
+        guest.report_crash(at_startup=False)
+        guest.turns.wake()
+        released.set()
+        await guest.stop(PATIENCE_S)
+        assert not guest.calls
+        await asyncio.wait((task,))
+
+    run(test())
+    assert logged(caplog)[0].startswith(
+        "trio has crashed, and this worker ends: its tasks do not end"
+    )
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of its tasks
 def test_a_crash_while_somebody_waits_for_the_loop(run: Run) -> None:
     """What comes then finds no trio to tell it to."""

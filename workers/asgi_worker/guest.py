@@ -193,7 +193,6 @@ class _Call:
         if not self._is_over:
             self._is_over = True
             self._error = error
-            self._coroutine = None
             self._guest.calls.discard(self)
             if self._ended is not None and not self._ended.done():
                 self._ended.set_result(None)
