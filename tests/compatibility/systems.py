@@ -100,6 +100,14 @@ SYSTEMS = (
     ),
     System("socketio", "Socket.IO", ("python-socketio", "aiohttp")),
     System("sse_starlette", "sse-starlette", ("sse-starlette", "starlette", "uvicorn")),
+    System(
+        "middleware",
+        "Widespread middleware",
+        (
+            *("asgi-correlation-id", "uvicorn", "brotli-asgi", "servestatic", "slowapi"),
+            "starlette",
+        ),
+    ),
     System("mangum", "Mangum", ("mangum",)),
     System("httpx", "HTTPX", ("httpx", "starlette")),
     System("asgi_lifespan", "asgi-lifespan", ("asgi-lifespan", "httpx", "starlette")),
