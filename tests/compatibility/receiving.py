@@ -38,7 +38,7 @@ def receiving() -> Iterator[Receiver]:
     """Answer every POST with an empty 200 until the block ends."""
 
     class Post(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802 – the name that http.server calls
+        def do_POST(self) -> None:
             headers = {name.lower(): value for name, value in self.headers.items()}
             body = self.rfile.read(int(headers.get("content-length", "0")))
             if headers.get("content-encoding") == "gzip":

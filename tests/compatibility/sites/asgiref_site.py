@@ -109,7 +109,7 @@ async def nested(scope):
     async def outer():
         return await sync_to_async(middle)()
 
-    return {"on the loop": await sync_to_async(lambda: async_to_sync(outer)())()}
+    return {"on the loop": await sync_to_async(async_to_sync(outer))()}
 
 
 async def from_a_thread(scope):
