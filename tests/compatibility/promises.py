@@ -22,6 +22,8 @@ from tests.compatibility.serving import PATIENCE_S, WORKERS, Site
 
 RELOAD_QUICKLY = ("--bake-time", "0")
 AT_ONCE = 50
+CLIENTS = 4
+"""Who ask without pause; half of them connect anew for each request."""
 
 _reloaded = re.compile(r"reload complete: generation 2 serves on all")
 
@@ -54,10 +56,13 @@ def reloads_without_loss(site: Site, path: str, word: str) -> None:
     ``path`` answers the worker's process id; every worker that leaves tells its witness ``word``.
     """
     over = threading.Event()
+    begun = threading.Barrier(CLIENTS + 1)
 
     def ask(kept_alive: bool) -> set[str]:
         pids: set[str] = set()
         with httpx.Client(base_url=site.url, timeout=PATIENCE_S) as client:
+            client.get(path)
+            begun.wait(PATIENCE_S)
             while not over.is_set():
                 headers = {} if kept_alive else {"connection": "close"}
                 answer = client.get(path, headers=headers)
@@ -65,9 +70,10 @@ def reloads_without_loss(site: Site, path: str, word: str) -> None:
                 pids.add(answer.text)
         return pids
 
-    with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        asked = [pool.submit(ask, number % 2 == 0) for number in range(4)]
+    with concurrent.futures.ThreadPoolExecutor(CLIENTS) as pool:
+        asked = [pool.submit(ask, number % 2 == 0) for number in range(CLIENTS)]
         try:
+            begun.wait(PATIENCE_S)
             site.process.send_signal(signal.SIGHUP)
             site.wait_for(_reloaded)
             assert [site.witness.next() for _ in range(WORKERS)] == [word] * WORKERS

@@ -196,6 +196,28 @@ def test_who_waits_no_more_is_not_in_the_way(loop_kind: LoopKind) -> None:
         assert_first(b"owner", queue, owner, neighbour)
 
 
+def test_who_leaves_takes_what_nobody_else_was_told_of(loop_kind: LoopKind) -> None:
+    """The kernel wakes one of those in line. If that one goes away, no other would ever know."""
+    with (
+        listening() as queue,
+        Waiter(loop_kind, b"first") as first,
+        Waiter(loop_kind, b"next") as successor,
+    ):
+        first.wait_at(queue, Whose.OWN)
+        successor.wait_at(queue, Whose.OWN)
+        told = threading.Event()
+
+        def leave_before_it_takes() -> None:
+            told.set()
+            first.loop.call_soon(first.accepting.leave, 10)
+
+        first.accepting.patient = True  # so it takes some turns later
+        first.accepting.begin = leave_before_it_takes
+        while not told.is_set():
+            assert greeted(queue, first, successor) in ([b"first"], [b"next"])
+        assert greeted(queue, first, successor, times=3) == [b"next"] * 3
+
+
 def test_where_one_cannot_wait_in_line_there_is_no_help() -> None:
     async def test() -> None:
         loop = asyncio.get_running_loop()

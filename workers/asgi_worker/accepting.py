@@ -177,6 +177,18 @@ class Accepting:
         refused = [queue for queue in ours if not queue.finish(most)]
         return not refused
 
+    def leave(self, most: int) -> None:
+        """Leave the queues to others.
+
+        Who waits in line takes what is there by now, ``most`` of each queue at most: of each
+        connection the kernel tells one of them, and where that was we, nobody else would ever know.
+        """
+        self.pause()  # from now on others are told
+        if self.line is not None:
+            for queue in self.queues:
+                queue.take_all(most)
+        self.stop()
+
     def stop(self) -> None:
         """Leave what is queued to others: a queue lives as long as somebody holds it."""
         self.pause()
@@ -264,8 +276,16 @@ class Queue:
                 self._watched = True
                 self.accepting.loop.add_reader(self.listener.fileno(), self._take_some)
 
+    def take_all(self, most: int) -> bool:
+        """Take what is queued, ``most`` at most; ``False``: there was no room for some of it."""
+        while most and self._has_more():
+            if not self._take():
+                return False
+            most -= 1
+        return True
+
     def finish(self, most: int) -> bool:
-        """Take what is queued, ``most`` at most; ``False``: there was no room for some of it.
+        """Take all as :meth:`take_all` does, and be the last to do so.
 
         Then nothing more may be queued, if it is our own. Master and template hold the queue as
         well, if only for a moment, so closing it is not enough: who came in that moment would be
@@ -275,10 +295,8 @@ class Queue:
         if self.whose is Whose.OWN:
             with contextlib.suppress(OSError):
                 self.listener.listen(0)
-        while most and self._has_more():
-            if not self._take():
-                return False
-            most -= 1
+        if not self.take_all(most):
+            return False
         if self.whose is Whose.OWN:
             with contextlib.suppress(OSError):  # the other worker in our slot was faster
                 self.listener.shutdown(socket.SHUT_RD)

@@ -1,7 +1,7 @@
 """The end of a server: one budget, spent in this order.
 
-1. No more connections are accepted. With a successor what is queued is left to it: it has the same
-   queue. Without one it is served here, as nobody else will.
+1. No more connections are accepted. With a successor what is queued is left to it, as far as it
+   knows of it: it has the same queue. Without one it is served here, as nobody else will.
 2. Connections go to other workers as soon as they are idle. Where nobody takes them, as when the
    service stops, every connection ends with the request it is in; idle ones have a moment for one
    that is on its way. WebSockets are closed.
@@ -97,20 +97,21 @@ class Draining:
     async def _stop_accepting(self) -> None:
         """Tell every connection to end, those too that are still to be taken from the queues."""
         server, accepting = self._server, self._server.accepting
+        backlog = server.settings.backlog
         if self.successor:
-            accepting.stop()
+            accepting.leave(backlog)
         else:
             accepting.pause()
         self._tell()
         while True:
-            done = accepting.finish(server.settings.backlog)
+            done = accepting.finish(backlog)
             for _ in range(2):  # turns within which what was taken is registered
                 await asyncio.sleep(0)
             self._tell()
             if done or self._left_s() <= 0:
                 break
             await asyncio.sleep(PAUSE_S)  # for a descriptor
-        accepting.stop()
+        accepting.leave(backlog)
 
     def _empty_inbox(self) -> bool:
         """Take what others gave before they saw that we leave; whether there was anything."""

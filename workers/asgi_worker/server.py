@@ -355,8 +355,8 @@ class Server:
             self.handoff.stop()
 
     def leave(self) -> None:
-        """With a drain to come: have no more connections, and leave what is queued to others."""
-        self.accepting.stop()
+        """With a drain to come: have no more connections, and leave the queues to others."""
+        self.accepting.leave(self.settings.backlog)
         if self.handoff is not None:
             self.handoff.leave()
 
