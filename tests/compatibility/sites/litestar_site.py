@@ -41,7 +41,7 @@ from litestar.datastructures import Cookie, State, UploadFile
 from litestar.di import Provide
 from litestar.dto import DataclassDTO, DTOConfig, MsgspecDTO
 from litestar.enums import RequestEncodingType
-from litestar.exceptions import HTTPException, NotAuthorizedException
+from litestar.exceptions import HTTPException, NotAuthorizedException, WebSocketDisconnect
 from litestar.handlers import WebsocketListener, send_websocket_stream
 from litestar.logging import LoggingConfig
 from litestar.middleware.rate_limit import RateLimitConfig
@@ -386,7 +386,10 @@ async def ticks(socket: WebSocket[Any, Any, State]) -> None:
             witness(os.environ["SITE_WITNESS"], "ticks over")
 
     await socket.accept()
-    await send_websocket_stream(socket, numbers(), listen_for_disconnect=True)
+    try:
+        await send_websocket_stream(socket, numbers(), listen_for_disconnect=True)
+    except* WebSocketDisconnect:  # it was noticed by sending before it was by listening
+        pass
 
 
 def only_with_key(connection: Any, handler: Any) -> None:
