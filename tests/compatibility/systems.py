@@ -98,7 +98,12 @@ SYSTEMS = (
         "Prometheus",
         ("prometheus-client", "prometheus-fastapi-instrumentator", "starlette-exporter", "fastapi"),
     ),
-    System("socketio", "Socket.IO", ("python-socketio", "aiohttp")),
+    System(
+        "socketio",
+        "Socket.IO",
+        ("python-socketio", "aiohttp", "redis"),
+        debian=("redis-server",),
+    ),
     System("sse_starlette", "sse-starlette", ("sse-starlette", "starlette", "uvicorn")),
     System(
         "middleware",

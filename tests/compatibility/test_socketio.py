@@ -1,6 +1,6 @@
 """Socket.IO: its own client: polling with upgrade to WebSocket (one worker), WebSocket alone (two
-workers), rooms, acknowledgements, binary data, namespaces, disconnects, coming back after a reload;
-why polling needs a single worker.
+workers), rooms, also over all workers by Redis, acknowledgements, binary data, namespaces,
+disconnects, coming back after a reload; why polling needs a single worker.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -82,6 +83,22 @@ def test_refused(site: Site) -> None:
 
 def test_many_clients_on_all_workers(site: Site) -> None:
     assert said(site, "websocket", "many") == {"workers": WORKERS}
+
+
+def test_rooms_over_all_workers_by_redis(files: Path) -> None:
+    with tempfile.TemporaryDirectory(prefix="asgi-", dir="/tmp") as folder:
+        path = Path(folder, "redis")
+        words = ("--port", "0", "--unixsocket", str(path), "--save", "", "--dir", folder)
+        with subprocess.Popen(["redis-server", *words], stdout=subprocess.PIPE, text=True) as redis:
+            assert redis.stdout is not None
+            assert any("eady to accept connections" in line for line in redis.stdout)
+            try:
+                with serving("socketio_site:app", files, SITE_REDIS=f"unix://{path}") as site:
+                    facts = said(site, "websocket", "rooms")
+            finally:
+                redis.terminate()
+    heard = [{"room": "red", "text": "hello"}] * 2
+    assert facts == {"heard": heard, "rest": 0, "workers": WORKERS}
 
 
 def test_the_application_beside(site: Site) -> None:
