@@ -26,14 +26,14 @@ async def home(request):
 
 
 async def slow(request):
-    await asyncio.sleep(0.05)
+    await asyncio.sleep(0.07)  # loops count in milliseconds that have begun
     return PlainTextResponse("slow", 201)
 
 
 async def stream(request):
     async def body():
         for _ in range(5):
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.02)
             yield b"piece"
 
     return StreamingResponse(body())

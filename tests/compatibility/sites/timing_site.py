@@ -137,7 +137,7 @@ async def page(scope, receive, send):
             await send({"type": "http.response.start", "status": 200})
             await send({"type": "http.response.body", "body": b"bare"})
         case "/slow":
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.12)  # loops count in milliseconds that have begun
             await send(start)
             await send({"type": "http.response.body", "body": b"slow"})
         case "/echo":
