@@ -209,7 +209,7 @@ def test_who_leaves_takes_what_nobody_else_was_told_of(loop_kind: LoopKind) -> N
 
         def leave_before_it_takes() -> None:
             told.set()
-            first.loop.call_soon(first.accepting.leave, 10)
+            first.loop.call_soon(first.accepting.leave)
 
         first.accepting.patient = True  # so it takes some turns later
         first.accepting.begin = leave_before_it_takes

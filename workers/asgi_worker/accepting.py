@@ -177,16 +177,17 @@ class Accepting:
         refused = [queue for queue in ours if not queue.finish(most)]
         return not refused
 
-    def leave(self, most: int) -> None:
+    def leave(self) -> None:
         """Leave the queues to others.
 
-        Who waits in line takes what is there by now, ``most`` of each queue at most: of each
-        connection the kernel tells one of them, and where that was we, nobody else would ever know.
+        Who waits in line takes some of what is there by now: of a connection that comes the kernel
+        tells one of those who have time, and where that was we, nobody else would ever know. Where
+        more wait than that, others were told.
         """
         self.pause()  # from now on others are told
         if self.line is not None:
             for queue in self.queues:
-                queue.take_all(most)
+                queue.take_all(BATCH)
         self.stop()
 
     def stop(self) -> None:

@@ -97,21 +97,20 @@ class Draining:
     async def _stop_accepting(self) -> None:
         """Tell every connection to end, those too that are still to be taken from the queues."""
         server, accepting = self._server, self._server.accepting
-        backlog = server.settings.backlog
         if self.successor:
-            accepting.leave(backlog)
+            accepting.leave()
         else:
             accepting.pause()
         self._tell()
         while True:
-            done = accepting.finish(backlog)
+            done = accepting.finish(server.settings.backlog)
             for _ in range(2):  # turns within which what was taken is registered
                 await asyncio.sleep(0)
             self._tell()
             if done or self._left_s() <= 0:
                 break
             await asyncio.sleep(PAUSE_S)  # for a descriptor
-        accepting.leave(backlog)
+        accepting.stop()
 
     def _empty_inbox(self) -> bool:
         """Take what others gave before they saw that we leave; whether there was anything."""

@@ -356,7 +356,7 @@ class Server:
 
     def leave(self) -> None:
         """With a drain to come: have no more connections, and leave the queues to others."""
-        self.accepting.leave(self.settings.backlog)
+        self.accepting.leave()
         if self.handoff is not None:
             self.handoff.leave()
 
