@@ -1,4 +1,4 @@
-"""How an application may learn that its worker stops, as libraries do that were written for
+"""How an application may learn that the service stops, as libraries do that were written for
 uvicorn: whose handler SIGTERM has, and what its ``should_exit`` says.
 """
 
@@ -28,7 +28,7 @@ STREAM = """
 
 
 def check(tmp_path: Path, loop_kind: LoopKind, path: str) -> tuple[bytes, str]:
-    """What a client of an endless stream gets when the worker is told to leave; what is logged."""
+    """What a client of an endless stream gets when the service stops; what is logged."""
     with Alone(tmp_path, STREAM, loop_kind) as worker:
         worker.get_ready()
         with worker.connect() as client:
@@ -36,7 +36,7 @@ def check(tmp_path: Path, loop_kind: LoopKind, path: str) -> tuple[bytes, str]:
             received = client.recv(65536)
             while b"event event" not in received.replace(b"\r\n6\r\n", b""):
                 received += client.recv(65536)
-            worker.tell(Drain(30.0, successor=True))
+            worker.tell(Drain(30.0, successor=False))
             began = time.monotonic()
             received += read_all(client)
             assert time.monotonic() - began < 10, "it was told near the end of its time only"
@@ -54,6 +54,19 @@ def test_an_endless_stream_that_just_ends(tmp_path: Path, loop_kind: LoopKind) -
     received, said = check(tmp_path, loop_kind, "/")
     assert received.endswith(b"event \r\n")
     assert said == ""
+
+
+def test_a_stream_goes_on_while_others_take_over(tmp_path: Path, loop_kind: LoopKind) -> None:
+    with Alone(tmp_path, STREAM, loop_kind) as worker:
+        worker.get_ready()
+        with worker.connect() as client:
+            client.sendall(b"GET /goodbye HTTP/1.1\r\nHost: t\r\n\r\n")
+            client.recv(65536)
+            worker.tell(Drain(2.0, successor=True))
+            received = read_all(client)
+        assert b"goodbye" not in received, "it was told of the stop"
+        assert received.count(b"event") > 20, "it had not the time that there was"
+        assert worker.ends() == Exit.OK
 
 
 def test_the_signal_itself_still_arrives(tmp_path: Path, loop_kind: LoopKind) -> None:

@@ -206,7 +206,7 @@ class _Worker:
         if self.told_to_stop.done():
             return Exit.OK
         loop.add_signal_handler(signal.SIGTERM, self._terminate)
-        Stopping(self.told_to_stop)
+        Stopping(lambda: self.told_to_stop.done() and not self.stop.successor)
         loop.add_reader(self.channel, self._read)
         lifespan = Lifespan(app, settings)
         if not await self._started(lifespan.startup(max(deadline - loop.time(), 0.0))):

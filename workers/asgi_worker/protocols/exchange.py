@@ -334,8 +334,9 @@ class Exchange:
         what = self._what()
         if error is None:
             why = http_messages.MISSING[self.phase]
-            # Endless streams may end so when the worker stops (stopping.py), hundreds at a time.
-            given_up = self.phase == BODY and self.source.server.draining
+            # Endless streams may end so when the service stops (stopping.py), hundreds at a time.
+            server = self.source.server
+            given_up = self.phase == BODY and server.draining and not server.successor
             level = logging.DEBUG if given_up else logging.ERROR
             log.log(
                 level, "%s: the application returned without completing its response: %s", what, why
