@@ -92,18 +92,22 @@ class Steering:
         """In force; to begin with, the kernel spreads connections evenly itself."""
         self._rescue = v.Rescue((), (), ())
 
-    def seen(self, event: v.FiguresSeen) -> None:
-        """The figures of the workers have been read."""
-        self._loads = {
-            number: Load(
-                figures.connections + figures.in_flight,
-                round(figures.busy, 2),
-                round(figures.lag_s, 2),
-            )
-            if figures.accepts
-            else None
-            for number, figures in event.figures.items()
-        }
+    def seen(self, event: v.FiguresSeen) -> bool:
+        """The figures of the workers have been read; whether they are others than before."""
+        before, self._loads = (
+            self._loads,
+            {
+                number: Load(
+                    figures.connections + figures.in_flight,
+                    round(figures.busy, 2),
+                    round(figures.lag_s, 2),
+                )
+                if figures.accepts
+                else None
+                for number, figures in event.figures.items()
+            },
+        )
+        return self._loads != before
 
     def decide(self, rules: Rules, candidate: int | None) -> None:
         """Tell what has changed. ``candidate`` is the generation on trial: its worker does not

@@ -55,6 +55,9 @@ class Supervisor:
         )
         self._watch = self._processes.watch
         self._stop_at = math.inf
+        self._has_news = True
+        self._settled_until = -math.inf
+        """Without news a decision comes to the same before this time, but for who is watched."""
         self._steering = Steering(
             self.fleet, self._watch, self._journal, sizing.slots_to_make(rules)
         )
@@ -71,6 +74,13 @@ class Supervisor:
 
     def observe(self, event: v.Event, now: float) -> None:
         """Take note of what happened. What it obliges to comes with the next decision."""
+        if isinstance(event, v.FiguresSeen):
+            self._seen(event, now)
+            return
+        if isinstance(event, v.WorkerAwoke):
+            self._watch.woke(now)
+            return
+        self._has_news = True
         match event:
             case v.Asked():
                 self._asked(event, now)
@@ -79,11 +89,6 @@ class Supervisor:
             case v.SettingsRefused(generation=generation, reason=reason):
                 if self.reloads.current and self.reloads.current.generation == generation:
                     self.reloads.fail(reason, "", now)
-            case v.FiguresSeen():
-                self._watch.seen(event, self.rules, now)
-                self._steering.seen(event)
-            case v.WorkerAwoke():
-                self._watch.woke(now)
             case v.StacksRead():
                 self._watch.read(event, now)
             case v.MessageUnreadable(sender=sender, reason=reason):
@@ -95,24 +100,42 @@ class Supervisor:
 
     def decide(self, now: float) -> list[v.Act]:
         """All that is to be done now, in this order."""
+        if self._has_news or now >= self._settled_until or not self._watch.is_calm():
+            self._decide(now)
+        else:  # many times a second while there are connections
+            self._watch.decide(self.rules, now)
+        return self._journal.take()
+
+    def deadline(self) -> float:
+        """When to decide again if nothing happens before; infinite if only events matter."""
+        if self._has_news:  # of what was done since the decision
+            return -math.inf
+        return min(self._settled_until, self._watch.deadline())
+
+    def _decide(self, now: float) -> None:
         self._processes.expire(now)
         self.reloads.advance(self._watch.stuck_s, now)
         self._turn_over(now)
         self._judge(now)
         self._watch.decide(self.rules, now)
         self._steer()
-        while due := [wish for wish in self._wishes() if wish.when <= now]:
+        wishes = list(self._wishes())
+        while due := [wish for wish in wishes if wish.when <= now]:
             self._ask_for(due[0], now)
-        return self._journal.take()
-
-    def deadline(self) -> float:
-        """When to decide again if nothing happens before; infinite if only events matter."""
+            wishes = list(self._wishes())
+        self._has_news = False
         lives = (member.life.deadline for member in self.fleet.members())
-        wishes = (wish.when for wish in self._wishes())
-        own = (self._watch.deadline(), self.reloads.deadline(), self._stop_at)
-        return min((*lives, *wishes, *own))
+        later = (wish.when for wish in wishes)
+        self._settled_until = min((*lives, *later, self.reloads.deadline(), self._stop_at))
 
     # --- what happened -------------------------------------------------------------------------
+
+    def _seen(self, event: v.FiguresSeen, now: float) -> None:
+        """Most looks show what the last one did: that all turn, and have about as much to do."""
+        was_calm = self._watch.is_calm()
+        self._watch.seen(event, self.rules, now)
+        is_other = self._steering.seen(event)
+        self._has_news |= is_other or not (was_calm and self._watch.is_calm())
 
     def _asked(self, event: v.Asked, now: float) -> None:
         match event.intent:

@@ -49,6 +49,10 @@ class Watch:
         """When to decide again."""
         return self._stalls.deadline()
 
+    def is_calm(self) -> bool:
+        """Whether nobody hangs, and nobody is asked where."""
+        return not (self._stalls.stuck or self._stalls.inquiries)
+
     def seen(self, event: v.FiguresSeen, rules: Rules, now: float) -> None:
         """Judge what was promised."""
         ready = {worker.number for worker in self._fleet.ready()}
