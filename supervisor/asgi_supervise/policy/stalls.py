@@ -17,8 +17,11 @@ from asgi_supervise.policy.health import Rules
 
 LOOK_S = 0.1
 """How often the master compares promises with the time …"""
-REST_LOOK_S = 1.0
-"""… and while all workers rest: looking would cost more than all they do."""
+REST_LOOK_S = 2.0
+"""… and while all workers rest: looking would cost more than what they do. Who connects to one that
+hangs is served by its neighbours …"""
+ALONE_LOOK_S = 1.0
+"""… unless each is left to itself."""
 LATE_S = 0.05
 """A loop that is late by so much gets no new connections."""
 MASTER_LATE_S = 0.25
@@ -98,10 +101,11 @@ class Stalls:
         self.next_look = now + LOOK_S
         return True
 
-    def rest(self) -> None:
+    def rest(self, rules: Rules) -> None:
         """All workers rest: look seldom, unless one of them hangs."""
         if not self.stuck and self.next_look < math.inf:
-            self.next_look = self.looked_at + REST_LOOK_S
+            helped = rules.balance == "exact"
+            self.next_look = self.looked_at + (REST_LOOK_S if helped else ALONE_LOOK_S)
 
     def wake(self, now: float) -> None:
         """One of them has something to do: look as usual."""

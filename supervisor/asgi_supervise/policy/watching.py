@@ -67,7 +67,7 @@ class Watch:
             else:
                 self._ask(worker, purpose, stall, now)
         if event.resting:
-            self._stalls.rest()
+            self._stalls.rest(rules)
 
     def woke(self, now: float) -> None:
         """A worker has something to do after all had nothing."""
