@@ -10,9 +10,11 @@ import argparse
 import ast
 import concurrent.futures
 import os
+import platform
 import re
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +48,12 @@ def main() -> int:
     if words.write and len(wanted) < len(SYSTEMS):
         parser.error("--write needs a run of the whole suite: name no system")
     try:
-        environments.need_tools([system for system in wanted if not system.outside])
+        with environments.alone(), concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+            environments.need_tools([system for system in wanted if not system.outside])
+            rows = list(pool.map(lambda system: run(system, fresh=words.fresh), wanted))
     except CannotBuild as error:
         print(f"compatibility: {error}", file=sys.stderr)
         return 1
-    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
-        rows = list(pool.map(lambda system: run(system, fresh=words.fresh), wanted))
     lines = table(rows)
     print("\n".join(lines))
     if words.write:
@@ -134,7 +136,9 @@ def table(rows: list[Row]) -> list[str]:
 def write(lines: list[str]) -> None:
     """Put the table in the page, between its marks."""
     before, _, rest = PAGE.read_text().partition(BEGIN)
-    PAGE.write_text("\n".join([before + BEGIN, "", *lines, "", END + rest.partition(END)[2]]))
+    ran = f"Run on {time.strftime('%-d %B %Y')} with Python {platform.python_version()}."
+    page = [before + BEGIN, "", ran, "", *lines, "", END + rest.partition(END)[2]]
+    PAGE.write_text("\n".join(page))
 
 
 if __name__ == "__main__":

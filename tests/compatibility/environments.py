@@ -5,12 +5,15 @@ What is there is reused until Python, the requirements or pyproject.toml change.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.compatibility.systems import System
@@ -21,6 +24,18 @@ HERE = ROOT / ".compatibility"
 
 class CannotBuild(Exception):
     """An environment that cannot be made; the message says why."""
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """No two runs at a time: one would replace what the other uses. Raises CannotBuild."""
+    HERE.mkdir(exist_ok=True)
+    with (HERE / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CannotBuild("another run is going on; wait for it") from None
+        yield
 
 
 def python_of(system: System) -> Path:
@@ -38,7 +53,6 @@ def build(system: System, *, fresh: bool = False) -> None:
     wanted = json.dumps([interpreter, system.alone, system.requires, system.extras, project])
     if not fresh and stamp.exists() and stamp.read_text() == wanted:
         return
-    HERE.mkdir(exist_ok=True)
     _run(interpreter, "-m", "venv", "--clear", str(HERE / system.name))
     pip = (str(python_of(system)), "-m", "pip", "--disable-pip-version-check", "install", "--quiet")
     if system.alone:
