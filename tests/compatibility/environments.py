@@ -10,6 +10,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,16 +64,19 @@ def build(system: System, *, fresh: bool = False) -> None:
 
 
 def version(system: System) -> str:
-    """Of what is first required; of Python where nothing is."""
+    """Of what is first required, with its name where the title is another; else of Python."""
     packages = (*system.alone, *system.requires)
     if not packages:
         script = "import platform; print('Python', platform.python_version())"
-    else:
-        name = packages[0].partition("[")[0]
-        for sign in "=<>!~; ":
-            name = name.partition(sign)[0]
-        script = f"import importlib.metadata as m; print(m.version({name!r}))"
-    return _run(str(python_of(system)), "-c", script).strip()
+        return _run(str(python_of(system)), "-c", script).strip()
+    name = re.split(r"[\[=<>!~; ]", packages[0])[0]
+    script = f"import importlib.metadata as m; print(m.version({name!r}))"
+    number = _run(str(python_of(system)), "-c", script).strip()
+    return number if _plain(name) in _plain(system.title) else f"{name} {number}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def need_tools(systems: list[System]) -> None:
