@@ -46,7 +46,7 @@ def unexpected(kind: str, phase: int) -> RuntimeError:
 
 def checked(headers: Iterable[Header]) -> tuple[Header, ...]:
     """Links or trailers; raises ``RuntimeError``."""
-    found = tuple(headers)
+    found = tuple((name, value) for name, value in headers)
     for name, value in found:
         check_header(name, value)
     return found
