@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 LEFT_BEHIND_S = 0.5
 """For tasks that the application has left behind to end when cancelled; as much for generators."""
+LEAST_S = 0.02
+"""They have this, however late it is: what does not wait ends in it."""
 
 
 def new_loop(settings: WorkerSettings) -> asyncio.AbstractEventLoop:
@@ -37,26 +39,27 @@ def new_loop(settings: WorkerSettings) -> asyncio.AbstractEventLoop:
     return asyncio.new_event_loop()
 
 
-def finish(loop: asyncio.AbstractEventLoop) -> None:
+def finish(loop: asyncio.AbstractEventLoop, deadline: float) -> None:
     """What a normal end of ``asyncio.run`` and of the interpreter would have done; the process
-    leaves by ``os._exit``.
+    leaves by ``os._exit``, and is killed soon after ``deadline``, a time of ``loop``.
 
     The default executor is not waited for: a thread that never ends must not keep the worker. Nor
-    may a task that goes on when it is cancelled.
+    may a task that goes on when it is cancelled, or what is registered for the exit gets no time.
     """
+    limit_s = max(min((deadline - loop.time()) / 3, LEFT_BEHIND_S), LEAST_S)
     steps: tuple[Callable[[], object], ...] = (
-        lambda: loop.run_until_complete(_end_tasks(loop)),
-        lambda: loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), LEFT_BEHIND_S)),
+        lambda: loop.run_until_complete(_end_tasks(loop, limit_s)),
+        lambda: loop.run_until_complete(asyncio.wait_for(loop.shutdown_asyncgens(), limit_s)),
         atexit._run_exitfuncs,  # noqa: SLF001 – `os._exit` would skip it
         sys.stdout.flush,
         sys.stderr.flush,
     )
     for step in steps:
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(Exception, SystemExit, KeyboardInterrupt):
             step()
 
 
-async def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
+async def _end_tasks(loop: asyncio.AbstractEventLoop, limit_s: float) -> None:
     """Cancel what tasks the application has left behind, and say what went wrong in them.
 
     Before its generators are closed: one that a task waits in cannot be.
@@ -66,7 +69,7 @@ async def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
         task.cancel()
     if not tasks:
         return
-    done, _ = await asyncio.wait(tasks, timeout=LEFT_BEHIND_S)
+    done, _ = await asyncio.wait(tasks, timeout=limit_s)
     for task in done:
         if not task.cancelled() and (error := task.exception()) is not None:
             message = "exception in a task that was left behind"

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -102,7 +103,7 @@ def run(  # noqa: PLR0913 – all that a forked process is given
     board[Word.SLOT] = slot
     board[Word.STATE] = State.STARTING
     status = Exit.INTERNAL
-    loop = None
+    loop = worker = None
     try:
         loop = new_loop(settings)
         asyncio.set_event_loop(loop)
@@ -133,7 +134,7 @@ def run(  # noqa: PLR0913 – all that a forked process is given
         log.exception("worker slot=%d pid=%d failed: please report this", slot, os.getpid())
     finally:
         if loop is not None:
-            finish(loop)
+            finish(loop, math.inf if worker is None else worker.deadline)
     return status
 
 
@@ -171,6 +172,8 @@ class _Worker:
         self.told_to_stop: asyncio.Future[None] = loop.create_future()
         self.stop = Drain(settings.graceful_timeout_s, successor=False)
         """What it was told; later ones count if their budget ends sooner."""
+        self.deadline = math.inf
+        """When the budget ends."""
         self.server: Server | None = None
         self.health: Health | None = None
         self.withdrawn = False
@@ -383,10 +386,12 @@ class _Worker:
     def _drain(self, message: Drain) -> None:
         if not self.told_to_stop.done():
             self.stop = message
+            self.deadline = self.loop.time() + message.budget_s
             self.told_to_stop.set_result(None)
             if message.successor and self.server is not None:
                 self.server.leave()  # at once: the next turn may be full of connections
         elif message.budget_s < self.stop.budget_s:
             self.stop = Drain(message.budget_s, self.stop.successor)
+            self.deadline = min(self.deadline, self.loop.time() + message.budget_s)
             if self.server is not None:
                 self.server.hasten(self._serving_s())
