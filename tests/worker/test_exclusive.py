@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import select
 import selectors
 import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any, Self, cast
+
+import pytest
 
 from asgi_worker.accepting import Accepting, Whose
 from asgi_worker.contract import WorkerSettings
@@ -216,6 +219,59 @@ def test_who_leaves_takes_what_nobody_else_was_told_of(loop_kind: LoopKind) -> N
         while not told.is_set():
             assert greeted(queue, first, successor) in ([b"first"], [b"next"])
         assert greeted(queue, first, successor, times=3) == [b"next"] * 3
+
+
+@pytest.mark.parametrize("whose", [Whose.OWN, Whose.SHARED, Whose.NEIGHBOUR])
+def test_what_only_one_that_hangs_was_told_of_is_found_by_looking(
+    loop_kind: LoopKind, whose: Whose
+) -> None:
+    """It was first in line and is woken, but does not come to take it."""
+    with (
+        listening() as queue,
+        Waiter(loop_kind, b"hangs") as hangs,
+        Waiter(loop_kind, b"idle") as idle,
+    ):
+        told, over = threading.Event(), threading.Event()
+
+        def hang() -> None:
+            told.set()
+            over.wait(PATIENCE_S)
+
+        hangs.accepting.begin = hang
+        hangs.wait_at(queue, Whose.SHARED)
+        idle.wait_at(queue, whose)
+        client = only_told(queue, hangs, idle, told, over)
+        with client:
+            idle.do(idle.accepting.look)
+            assert not is_answered(client), "it may be taken any moment"
+            idle.do(idle.accepting.look)
+            assert client.recv(100) == b"idle"
+            over.set()
+
+
+def only_told(
+    queue: socket.socket, first: Waiter, other: Waiter, told: threading.Event, over: threading.Event
+) -> socket.socket:
+    """A client of which ``first`` was told and nobody else."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        assert time.monotonic() < deadline
+        told.clear()
+        over.clear()
+        for worker in (first, other):
+            worker.do(lambda: None)
+        client = socket.create_connection(queue.getsockname(), timeout=PATIENCE_S)
+        while not (told.wait(0.01) or is_answered(client)):
+            pass
+        other.do(lambda: None)
+        if not is_answered(client):
+            return client
+        over.set()
+        client.close()
+
+
+def is_answered(client: socket.socket) -> bool:
+    return bool(select.select([client], [], [], 0)[0])
 
 
 def test_where_one_cannot_wait_in_line_there_is_no_help() -> None:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import select
 import socket
 import time
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from typing import Any, cast
+
+import pytest
 
 from asgi_worker.application import Receive, Scope, Send
 from asgi_worker.contract import Exit
@@ -17,7 +21,7 @@ from asgi_worker.server import Connection
 from asgi_worker.ticking import REST_S, SWEEP_TICKS, TICK_S, Ticker
 from tests.worker.alone import Alone
 from tests.worker.conftest import Run
-from tests.worker.serving import Arena, LoopKind
+from tests.worker.serving import PATIENCE_S, Arena, LoopKind
 
 SLACK_NS = 60_000_000
 """How late a timer may be on a busy machine, for a test that fails if it is."""
@@ -118,6 +122,29 @@ def test_what_hangs_in_the_first_request_is_missed_soon(run: Run) -> None:
     run(test())
     ((called_ns, promise_ns),) = promises
     assert promise_ns - called_ns <= TICK_S * 1e9
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_who_waits_though_we_were_not_told_is_found(run: Run, busy: bool) -> None:
+    async def test() -> None:
+        async with Arena(hello) as arena:
+            await rest(arena)
+            first = await arena.connect()
+            await first.get()
+            if not busy:
+                first.close()
+                await rest(arena)
+            (queue,) = arena.server.accepting.queues
+            line = cast("Any", arena.server.accepting.line)._epoll
+            line.unregister(queue.listener.fileno())
+            line.register(queue.listener.fileno(), select.EPOLLEXCLUSIVE)  # to be told of nobody
+            async with asyncio.timeout(PATIENCE_S):
+                wire = await arena.connect()
+                assert (await wire.get())[2] == b"x"
+            wire.close()
+            first.close()
+
+    run(test())
 
 
 def test_promises_are_kept(run: Run) -> None:

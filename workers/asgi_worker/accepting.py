@@ -177,6 +177,13 @@ class Accepting:
         refused = [queue for queue in ours if not queue.finish(most)]
         return not refused
 
+    def look(self) -> None:
+        """To be called now and then, for what nobody comes for: the kernel tells one of those in
+        line, who may hang, die or have no room before it has taken it, and tells no other.
+        """
+        for queue in self.queues:
+            queue.look()
+
     def leave(self) -> None:
         """Leave the queues to others.
 
@@ -241,6 +248,7 @@ class Queue:
         self._poll.register(listener, select.POLLIN)
         self._watched = False
         self._in_line = False
+        self._waits = False  # there was something when we last looked
         self._paused: asyncio.TimerHandle | None = None
 
     def watch(self) -> None:
@@ -276,6 +284,14 @@ class Queue:
             if self.whose is not Whose.NEIGHBOUR:
                 self._watched = True
                 self.accepting.loop.add_reader(self.listener.fileno(), self._take_some)
+
+    def look(self) -> None:
+        """If something waits, and did so last time, go to the end of the line: who comes new is
+        told what is there.
+        """
+        before, self._waits = self._waits, self._in_line and self._has_more()
+        if before and self._waits:
+            self._line_up()
 
     def take_all(self, most: int) -> bool:
         """Take what is queued, ``most`` at most; ``False``: there was no room for some of it."""

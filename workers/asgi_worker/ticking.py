@@ -101,6 +101,8 @@ class Ticker:
             self._look_after(stamp_ns / 1e9, lag_ns)
             if server.handoff is not None:
                 server.handoff.tick()
+        else:
+            server.accepting.look()
         self.resting = not busy
         period_s = TICK_S if busy else REST_S
         self._period_ns = int(period_s * 1e9)
@@ -126,6 +128,7 @@ class Ticker:
         self._ticks += 1
         if self._ticks >= SWEEP_TICKS:
             self._ticks = 0
+            server.accepting.look()
             # Timers may run before the loop reads, and so does what is called soon, once.
             server.call_soon(server.call_soon, self._sweep)
 
