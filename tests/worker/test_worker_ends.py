@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -48,6 +49,24 @@ EXITING = """
         finally:
             sys.exit("of a task")
 """
+HANGING = """
+    import asyncio, sys, time
+    import sniffio, trio
+
+    async def hang():
+        if sniffio.current_async_library() == "trio":
+            await trio.to_thread.run_sync(time.sleep, 60)
+        while True:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                pass
+
+    async def app(scope, receive, send):
+        await receive()
+        print("starts", file=sys.stderr, flush=True)
+        await hang()
+"""
 
 
 @pytest.mark.parametrize("budget_s", [0.45, 0.9])
@@ -71,3 +90,17 @@ def test_exit_of_a_task_that_is_left_behind_is_nothing_to_the_worker(
         worker.tell(Drain(5.0, successor=True))
         assert worker.ends() == Exit.OK
         assert worker.said().endswith("the last word\n")
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop", "trio"])
+def test_why_a_start_failed_is_told_in_time_whatever_refuses_to_end(
+    tmp_path: Path, loop: LoopKind | Literal["trio"]
+) -> None:
+    with Alone(tmp_path, HANGING, loop, startup_timeout_s=3.0) as worker:
+        while "starts" not in worker.said():
+            time.sleep(0.01)
+        began = time.monotonic()
+        failure = worker.fails()
+        assert time.monotonic() - began < 3.0, "its master would have killed it"
+        assert "await hang()" in failure.traceback
+        assert worker.ends() == Exit.BOOT

@@ -104,7 +104,7 @@ class Lifespan:
             raise self._failed(message)
         if not task.done():
             where = waits_at(task)
-            await self._cancel(task, LAST_WORDS_S)
+            await self._cancel(task, min(LAST_WORDS_S, limit_s / 15))  # or it is told too late
             raise BootError(
                 f"the application did not complete lifespan startup within {limit_s:.3g} s "
                 "(see --startup-timeout)",

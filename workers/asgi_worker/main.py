@@ -172,8 +172,7 @@ class _Worker:
         self.told_to_stop: asyncio.Future[None] = loop.create_future()
         self.stop = Drain(settings.graceful_timeout_s, successor=False)
         """What it was told; later ones count if their budget ends sooner."""
-        self.deadline = math.inf
-        """When the budget ends."""
+        self.deadline = math.inf  # when the budget ends
         self.server: Server | None = None
         self.health: Health | None = None
         self.withdrawn = False
@@ -188,6 +187,9 @@ class _Worker:
         self.for_guest = GUESTS_PART
         try:
             status = await self.serve(guest.application(app), startup_s)
+        except BootError as error:  # said at once: trio may take what time is left
+            self._tell(BootFailed(error.reason, error.traceback))
+            return Exit.BOOT
         finally:
             await guest.stop(self._reserve_s() * self.for_guest)
         if guest.has_crashed:
