@@ -138,6 +138,16 @@ KINDS = """
     @functools.wraps(wsgi)
     def honest(*args):
         return wsgi(*args)
+    def of_request(view):  # as Request.application of Werkzeug
+        @functools.wraps(view)
+        def application(*args):
+            args[-1]("200 OK", [])
+            return view(*args[:-2], args[-2])
+        return application
+    @of_request
+    def view(request):
+        return [b"wsgi"]
+    cached_view = functools.cache(view)
     wsgi_method = flaskish.wsgi_app
     def generator(environ, start_response):
         start_response("200 OK", [])
@@ -348,6 +358,18 @@ def test_what_clearly_is_something_else(
     with pytest.raises(BootError) as caught:
         loaded(place, attribute, interface)
     assert str(caught.value) == f'cannot use "kinds:{attribute}" as {said}'
+
+
+def test_what_a_decorator_has_made_of_it_may_be_told(place: Place) -> None:
+    """Its arguments are said to be those of what is decorated."""
+    assert answer(loaded(place, "view", "wsgi")) == b"wsgi"
+    loaded(place, "cached_view", "wsgi")
+    with pytest.raises(BootError) as caught:
+        loaded(place, "view")
+    assert str(caught.value) == (
+        'cannot use "kinds:view" as an ASGI application: it is a function that takes (request), '
+        "not (scope, receive, send); it is decorated: say with --interface what that makes of it"
+    )
 
 
 @pytest.mark.parametrize("attribute", ["one", "two", "async_two"])

@@ -80,7 +80,7 @@ def _told(found: object, interface: str) -> Takes:
         raise NoApplication(because)
     signature = signature_of(found)
     number = arguments.count(",") + 1
-    if signature is not None and not accepts(signature, number):
+    if not (signature is None or accepts(signature, number) or _is_wrapped_in(found, number)):
         raise NoApplication(f"{because} that takes {signature}, not {arguments}")
     if interface != "asgi3" and _is_asynchronous(found):
         raise NoApplication(f"{because} that is asynchronous, which only ASGI 3 has")
@@ -104,6 +104,8 @@ def _guessed(found: object, made: bool) -> Takes:
         reason += f" that takes {signature}, not (scope, receive, send)"
         if signature is not None and tuple(signature.parameters) == _OF_LAMBDA:
             reason += ", a handler of AWS Lambda it seems: name the application that it wraps"
+        elif _is_wrapped_in(found, 2):
+            reason += "; it is decorated: say with --interface what that makes of it"
     elif isinstance(found, ModuleType):
         reason += ': name the application in it, "module:attribute"'
     elif inspect.iscoroutine(found):
@@ -178,6 +180,16 @@ def _is_asynchronous(found: Any) -> bool:
     return inspect.iscoroutinefunction(found) or inspect.iscoroutinefunction(
         getattr(found, "__call__", None)  # noqa: B004 – the method itself is asked for
     )
+
+
+def _is_wrapped_in(found: Any, positional: int) -> bool:
+    """Whether a decorator takes so many, whatever what it decorates takes (as Werkzeug's do)."""
+    if not hasattr(found, "__wrapped__"):
+        return False
+    try:
+        return accepts(inspect.signature(found, follow_wrapped=False), positional)
+    except ValueError:  # compiled, as functools.cache: nobody knows
+        return True
 
 
 def signature_of(found: Any) -> inspect.Signature | None:
