@@ -124,6 +124,7 @@ def test_a_reload_gives_streams_time_and_sends_clients_to_new_workers(
 ) -> None:
     words = ("--bake-time", "0", "--graceful-timeout", "6", "--shutdown-reserve", "1")
     with serving("sse_starlette_site:app", files, *words) as site:
+        site.expected_lines.append("1 request still runs and is told to stop")
         with client.stream("GET", f"{site.url}/forever?name=it") as answer:
             said = data(answer.iter_lines())
             before = json.loads(next(said))["pid"]
