@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import functools
 import io
 import sys
@@ -426,3 +427,17 @@ def test_a_websocket_is_refused(run: Run) -> None:
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
     )
     assert ask(run, facts, request)[0] == b"HTTP/1.1 403 Forbidden"
+
+
+@pytest.mark.parametrize("kind", [concurrent.futures.CancelledError, asyncio.CancelledError])
+def test_a_cancelled_future_of_the_application_is_its_own_error(
+    run: Run, kind: type[BaseException], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Between threads it would look as if the request had been cancelled."""
+
+    def application(environ: Environ, start_response: Start) -> list[bytes]:
+        raise kind("of mine")
+
+    assert b" 500 " in ask(run, application)[0]
+    assert errors(caplog) == ["the application raised CancelledError('of mine')"]
+    assert "of mine" in caplog.text.partition("Traceback")[2]

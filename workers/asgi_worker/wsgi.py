@@ -18,6 +18,7 @@ that others have tried.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import io
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -186,6 +187,13 @@ class _Response:
             self._write(piece)
 
     def __iter__(self) -> Iterator[bytes]:
+        try:
+            yield from self._pieces()
+        except (concurrent.futures.CancelledError, asyncio.CancelledError) as error:
+            # For the loop this would be the request that is cancelled.
+            raise RuntimeError(f"the application raised {error!r}") from error
+
+    def _pieces(self) -> Iterator[bytes]:
         body = self._body = self._application(self._environ, self.start_response)
         if isinstance(body, bytes | str) or not hasattr(body, "__iter__"):
             hint = "return a list: [body]" if isinstance(body, bytes | str) else "is it ASGI?"
