@@ -52,8 +52,11 @@ class Stage:
         """One turn, as :meth:`Master.turn` takes it."""
         now = self.host.now()
         acts = self.supervisor.decide(now)
+        deadline = self.supervisor.deadline()
+        self.supervisor._has_news = True
         again = self.supervisor.decide(now)
-        assert again == [], f"a decision is made once: {acts}"
+        assert again == [], f"made once, and nothing is left out though nothing is new: {acts}"
+        assert self.supervisor.deadline() == deadline, "it would come too late"
         for act in acts:
             self.check_act(act)
             self.acts.append(act)

@@ -12,9 +12,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asgi_supervise.policy import vocabulary as v
+from asgi_supervise.policy.fleet import Fleet
 from asgi_supervise.policy.health import Rules
+from asgi_supervise.policy.lifecycle import Change
+from asgi_supervise.policy.lives import Lives
 from asgi_supervise.policy.stalls import LOOK_S
-from asgi_supervise.policy.steering import CLEARLY, MOST, WHOLE, Load, clearly_differ, weights
+from asgi_supervise.policy.steering import (
+    CLEARLY,
+    MOST,
+    WHOLE,
+    Load,
+    Steering,
+    clearly_differ,
+    weights,
+)
+from asgi_supervise.policy.watching import Watch
+from asgi_supervise.policy.wording import Journal
 from tests.host.fake import Script
 from tests.policy.stage import Stage, serving
 
@@ -295,6 +308,46 @@ def test_what_waits_for_a_worker_that_hangs_is_rescued_also_when_balance_is_turn
     assert slots == ()
     assert seat in among
     assert other in takers
+
+
+def test_only_what_is_other_than_before_is_news() -> None:
+    journal, fleet, rules = Journal(), Fleet(), Rules(workers=2)
+    watch = Watch(fleet, Lives(fleet, {1: rules}, journal), journal, lambda *_: None)
+    steering = Steering(fleet, watch, journal, 2)
+    figures = v.Figures(7.0, 3, in_flight=1, lag_s=0.2, busy=0.5)
+    others = (
+        v.Figures(7.0, 4, in_flight=1, lag_s=0.2, busy=0.5),
+        v.Figures(7.0, 3, in_flight=2, lag_s=0.2, busy=0.5),
+        v.Figures(7.0, 3, in_flight=1, lag_s=0.3, busy=0.5),
+        v.Figures(7.0, 3, in_flight=1, lag_s=0.2, busy=0.6),
+        v.Figures(7.0, 3, in_flight=1, lag_s=0.2, busy=0.5, accepts=False),
+    )
+    assert steering.seen(v.FiguresSeen({1: figures}, resting=False))
+    for other in others:
+        assert steering.seen(v.FiguresSeen({1: other}, resting=False))
+        assert steering.seen(v.FiguresSeen({1: figures}, resting=False))
+    about_the_same = v.Figures(8.0, 3, in_flight=1, lag_s=0.2001, busy=0.5001)
+    assert not steering.seen(v.FiguresSeen({1: about_the_same}, resting=False))
+    assert steering.seen(v.FiguresSeen({1: figures, 2: figures}, resting=False))
+
+
+def test_other_settings_are_news_though_the_fleet_is_as_it_was() -> None:
+    """As on the way back from a generation of which no worker but the first got ready."""
+    journal, fleet, rules = Journal(), Fleet(), Rules(workers=2)
+    lives = Lives(fleet, {1: rules}, journal)
+    watch = Watch(fleet, lives, journal, lambda *_: None)
+    steering = Steering(fleet, watch, journal, 2)
+    for slot in range(2):
+        worker = fleet.enlist(slot, 1, 60.0)
+        lives.step(worker, Change.FORKED, 0.0)
+        lives.step(worker, Change.BECAME_READY, 0.0)
+    loads = {1: v.Figures(7.0, 1000), 2: v.Figures(7.0, 0)}
+    steering.seen(v.FiguresSeen(loads, resting=False))
+    told = []
+    for balance in ("off", "exact", "off"):
+        steering.decide(msgspec.structs.replace(rules, balance=balance), None)
+        told.append([act.weights for act in journal.take() if isinstance(act, v.Steer)])
+    assert told == [[], [(8, MOST)], [(WHOLE, WHOLE)]]
 
 
 # --- canaries ------------------------------------------------------------------------------------
