@@ -25,3 +25,20 @@ def test_ours_stay_on_when_an_application_configures_logging(others: logging.Log
     loggers.keep_on()
     assert not any(logger.disabled for logger in ours)
     assert others.disabled
+
+
+def test_threads_of_the_application_may_make_loggers_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Meanwhile:
+        """Looked at among the loggers, it does what another thread may do then."""
+
+        @property
+        def __class__(self) -> type:  # type: ignore[misc]
+            logging.getLogger("made meanwhile")
+            return object
+
+    known = {**logging.root.manager.loggerDict, "looked at": Meanwhile()}
+    monkeypatch.setattr(logging.root.manager, "loggerDict", known)
+    loggers.keep_on()
+    assert "made meanwhile" in known

@@ -14,7 +14,7 @@ def keep_on() -> None:
     ``logging.config`` disables every logger there is, unless told not to
     (``disable_existing_loggers``); what we have to say of the application is not its to switch off.
     """
-    for name, logger in logging.root.manager.loggerDict.items():
+    for name, logger in list(logging.root.manager.loggerDict.items()):  # threads may add some
         if isinstance(logger, logging.Logger) and name.partition(".")[0] in OURS:
             logger.disabled = False
 
