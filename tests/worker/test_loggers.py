@@ -33,8 +33,8 @@ def test_threads_of_the_application_may_make_loggers_meanwhile(
     class Meanwhile:
         """Looked at among the loggers, it does what another thread may do then."""
 
-        @property
-        def __class__(self) -> type:  # type: ignore[misc]
+        @property  # type: ignore[misc]
+        def __class__(self) -> type:
             logging.getLogger("made meanwhile")
             return object
 
