@@ -4,7 +4,9 @@ what it registered, and what its tasks do when they are cancelled.
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,33 @@ def test_exit_hooks(tmp_path: Path, preload: bool) -> None:
         assert (place / f"log-{worker}").read_text() == "kept until the end"
     assert found("at-startup-.*") == set()
     assert len(found("at-import-.*")) == preload  # it is of all workers, so of none
+
+
+PARENT = """
+import multiprocessing, os, pathlib, signal
+
+child = multiprocessing.get_context("fork").Process(target=signal.pause)
+child.start()
+(pathlib.Path(os.environ["PLACE"]) / "child").write_text(str(child.pid))
+
+async def app(scope, receive, send):
+    assert (await receive())["type"] == "lifespan.startup"
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+"""
+
+
+def test_what_a_preloaded_application_has_started_is_no_child_of_workers(tmp_path: Path) -> None:
+    """So they do not wait for it in their exit hooks: an error in the log for each of them."""
+    (tmp_path / "parent.py").write_text(PARENT)
+    words = ["-w", "2", "--app-dir", str(tmp_path), "--preload"]
+    with Service(*words, app="parent:app", environment={"PLACE": str(tmp_path)}) as service:
+        service.serving()
+        os.kill(int((tmp_path / "child").read_text()), signal.SIGKILL)
+        service.process.terminate()
+        assert service.ended() == 0
+    assert "can only join a child process" not in service.log
 
 
 LEFT_BEHIND = """

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import sys
 import weakref
 
 
@@ -24,7 +25,10 @@ def inherit() -> None:
     """Keep what the application registered before the fork.
 
     Only what it made then and is to be removed at the end, above all temporary directories, is of
-    all workers: the first one to leave must not take it from the others.
+    all workers: the first one to leave must not take it from the others. Nor are the processes that
+    it started then a worker's children: it could neither wait for them nor may it end them.
     """
     for finalizer in list(weakref.finalize._registry):  # type: ignore[attr-defined]  # noqa: SLF001
         finalizer.atexit = False
+    if "multiprocessing.process" in sys.modules:  # as it does in those that it forks itself
+        sys.modules["multiprocessing.process"]._children.clear()  # noqa: SLF001
