@@ -185,9 +185,9 @@ def test_client_that_vanishes_leaves_its_group(site: Site, witness: Witness) -> 
 def test_many_rooms_at_once(site: Site, request: pytest.FixtureRequest) -> None:
     if "queues" in request.node.name:
         pytest.skip(
-            "many rooms at once over the queue layer, which delivers at most once: between two busy "
-            "processes messages were missing in 21 of 1020 conversations on uvicorn and 11 of 1020 "
-            "here, in one process in none of 240"
+            "many rooms at once over the queue layer, which delivers at most once: between two "
+            "busy processes messages were missing in 21 of 1020 conversations on uvicorn and 11 "
+            "of 1020 here, in one process in none of 240"
         )
 
     def work(number: int) -> None:
