@@ -210,7 +210,6 @@ def _be_the_worker() -> int:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(limits), hard))
     scoreboard, inboxes = Commons.of(common, unit_bytes)
-    inboxes.keep_only(seat)
     return main.run(
         msgspec.convert(settings, WorkerSettings),
         slot=SLOT,

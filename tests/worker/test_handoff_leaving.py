@@ -40,6 +40,30 @@ def test_idle_connections_go_on_elsewhere(run: Run) -> None:
     run(test())
 
 
+@pytest.mark.parametrize("successor", [False, True])
+def test_what_was_given_to_one_that_has_just_left_is_taken_back(run: Run, successor: bool) -> None:
+    """Who gives looks first whether the other takes; by the time it is given that may be over."""
+
+    async def test() -> None:
+        async with Fleet(whose) as fleet:
+            wire = await fleet.connect()
+            assert await served_by(wire) == 0
+            giver, taker = fleet.servers[0], fleet.servers[1]
+            await taker.drain(5, successor=False)
+            fleet.pretend(1)
+            assert giver.handoff is not None
+            giver.handoff.evacuate()
+            assert not giver.connections
+            fleet.pretend(1, takes=0)
+            drain = asyncio.create_task(giver.drain(5, successor=successor))
+            line, _, body = await wire.get()
+            assert (line, body) == (b"HTTP/1.1 200 OK", b"0")
+            await drain
+            assert fleet.inboxes.waiting(1) == 0
+
+    run(test())
+
+
 def gated(path: str) -> tuple[asyncio.Event, asyncio.Event, Application]:
     """An application that waits at ``path``: what it says when it is there, what it waits for."""
     there, gate = asyncio.Event(), asyncio.Event()

@@ -129,18 +129,6 @@ def test_a_descriptor_outlives_who_gave_it(inboxes: Inboxes) -> None:
         assert ours.recv(9) == b"here"
 
 
-def test_a_worker_takes_from_its_own_only_and_gives_to_all(
-    inboxes: Inboxes, connection: socket.socket
-) -> None:
-    inboxes.keep_only(1)
-    for seat in range(SEATS):
-        if seat != 1:
-            with pytest.raises(OSError, match="Bad file"):
-                inboxes.take(seat)
-    assert inboxes.give(1, Handed(Kind.FRESH), connection.fileno())
-    assert taken(inboxes, 1) is not None
-
-
 def test_none_for_no_seats() -> None:
     Inboxes(0).close()
 

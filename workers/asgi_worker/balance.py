@@ -346,6 +346,10 @@ class Siblings:
         known = (*self._takers, *self._shares)
         return any(self._takes[s] == VERSION and self._state[s] == State.READY for s in known)
 
+    def who_take_nothing(self) -> list[int]:
+        """Seats of those who leave, have not started, or have no room."""
+        return [seat for seat in self._others if not self._takes[seat]]
+
     def _emptiest(self, seats: Iterable[int], below: float) -> int | None:
         return emptiest(filter(self.is_able, seats), below, self._connections, self._waiting)
 

@@ -112,8 +112,8 @@ class Draining:
             await asyncio.sleep(PAUSE_S)  # for a descriptor
         accepting.stop()
 
-    def _empty_inbox(self) -> bool:
-        """Take what others gave before they saw that we leave; whether there was anything."""
+    def _empty_inboxes(self) -> bool:
+        """Take what was given to who leaves, to us or by us; whether there was anything."""
         handoff = self._server.handoff
         return handoff is not None and handoff.take_all()
 
@@ -147,7 +147,7 @@ class Draining:
     async def _settle(self, *, notice: bool = True) -> bool:
         """Wait until no connection and no task is left; whether that came in time."""
         server = self._server
-        while server.count() or server.tasks or self._empty_inbox():
+        while self._empty_inboxes() or server.count() or server.tasks:
             self._all_gone = all_gone = self._loop.create_future()
             if server.moving:
                 self._move()

@@ -85,10 +85,15 @@ class Handoff:
         self._board[TAKES] = VERSION if takes else 0
 
     def take_all(self) -> bool:
-        """Take what is in the inbox; whether there was anything."""
+        """Take what is in the inbox; whether there was anything.
+
+        Also from the inboxes of those who take nothing. They said so before they looked into theirs
+        for the last time; so whatever is given to one of them, this one or who gave it takes it.
+        """
         taken = False
-        while self._taking and self._take():
-            taken = True
+        for seat in (self._seat, *self._siblings.who_take_nothing()):
+            while self._taking and self._take(seat):
+                taken = True
         return taken
 
     def _watch(self) -> None:
@@ -106,14 +111,14 @@ class Handoff:
         """The loop says that there is something in the inbox."""
         self._server.ticker.wake()
         for _ in range(BATCH):
-            if not self._take():
+            if not self._take(self._seat):
                 break
 
-    def _take(self) -> bool:
-        """Take a connection; ``False``: there is none, or no room for it."""
+    def _take(self, seat: int) -> bool:
+        """Take a connection that was given to ``seat``; ``False``: there is none, or no room."""
         accepting = self._server.accepting
         try:
-            taken = self._inboxes.take(self._seat)
+            taken = self._inboxes.take(seat)
         except Unreadable as error:
             log.warning("cannot take a connection from the inbox, which is closed now: %s", error)
             return True

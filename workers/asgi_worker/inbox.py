@@ -1,8 +1,9 @@
 """Inboxes: how a connection gets from one process of ours to another.
 
 One a seat, and what is in it outlives the worker with that seat: master and template hold both ends
-of every inbox, so a successor, or the master, takes what a crashed worker had not taken yet. All
-workers hold the ends for giving, and each that for taking from its own.
+of every inbox, so a successor, or the master, takes what a crashed worker had not taken yet. So do
+all workers: when the service stops there is no successor, and who gave to one that was just leaving
+takes it back.
 
 A message is a few bytes about the connection and its descriptor. It is of one size, so the kernel's
 count of bytes that wait tells how many connections do: a figure that never goes wrong, whoever dies
@@ -145,12 +146,6 @@ class Inboxes:
         count = array("i", [0])
         fcntl.ioctl(self._writers[seat].fileno(), termios.TIOCOUTQ, count)  # SIOCOUTQ, unix(7)
         return count[0]
-
-    def keep_only(self, seat: int) -> None:
-        """In a worker: take from no inbox but that of ``seat``."""
-        for number, reader in enumerate(self._readers):
-            if number != seat:
-                reader.close()
 
     def close(self) -> None:
         """Close this process's copies. The last one closed ends the connections in them."""

@@ -264,7 +264,6 @@ class Template:
             os.close(stacks)
             helps_out = self.blueprint.settings.balance == "exact"
             self.blueprint.listeners.keep_only(order.slot, helps_out=helps_out)
-            self.blueprint.inboxes.keep_only(order.seat)
             signals.obey_termination(mask)
             status = run_worker(
                 self.blueprint.settings,
