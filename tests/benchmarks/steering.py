@@ -29,7 +29,7 @@ from typing import Any, Final, Literal, get_args
 
 from asgi_supervise.policy import steering
 from asgi_worker.accepting import BATCH
-from asgi_worker.balance import Load, Turnover, Young, emptiest, is_hot, surplus
+from asgi_worker.balance import Cohort, Load, Turnover, Young, emptiest, is_hot, surplus
 
 Balance = Literal["exact", "weights", "hash", "shared"]
 BALANCES: Final[tuple[Balance, ...]] = get_args(Balance)
@@ -82,6 +82,7 @@ class Connection:
 
     think_s: float
     worker: Worker | None = None
+    cohort: Cohort = field(default_factory=Cohort)
     asked_at: float | None = None
     """Since when a request of it is waiting or served."""
 
@@ -292,7 +293,7 @@ class Simulation:
         taker.connections[connection] = None
         taker.asking.append(connection)
         connection.worker = taker
-        taker.young.came(connection)
+        connection.cohort = taker.young.came()
         if taker is worker:
             return 0.0
         self.result.passed += 1
@@ -315,7 +316,7 @@ class Simulation:
                 self._plan(self.now + thinks_s, self._asks, connection)
             else:
                 del worker.connections[connection]
-                worker.young.lost(connection)
+                worker.young.lost(connection.cohort)
         self._turn(worker)
 
     # What is done by the clock.
@@ -347,9 +348,9 @@ class Simulation:
             for connection, slot in zip(idle, chosen, strict=False):
                 taker = self.workers[slot]
                 del worker.connections[connection]
-                worker.young.lost(connection)
+                worker.young.lost(connection.cohort)
                 taker.connections[connection] = None
-                taker.young.came(connection)
+                connection.cohort = taker.young.came()
                 connection.worker = taker
                 worker.owed_s += HAND_S
                 taker.owed_s += HAND_S

@@ -248,10 +248,9 @@ class Traffic:
 
     def _come(self, connections: int, end: bool) -> None:
         for _ in range(connections):
-            connection = object()
-            self.young.came(connection)
+            cohort = self.young.came()
             if end:
-                self.young.lost(connection)
+                self.young.lost(cohort)
 
 
 @pytest.mark.parametrize(
@@ -298,9 +297,7 @@ def test_a_burst_of_what_stays_is_soon_told_from_what_ends() -> None:
 
 def test_that_many_end_at_once_does_not_mean_that_most_end_soon() -> None:
     young, turnover = Young(), Turnover(0.0)
-    those = [object() for _ in range(1000)]
-    for one in those:
-        young.came(one)
+    those = [young.came() for _ in range(1000)]
     for tick in range(1, 30):
         if tick == 4:
             for one in those[:450]:

@@ -158,24 +158,19 @@ def _by_chance(weights: Mapping[int, float], roll: float) -> int:
 
 
 class Cohort:
-    """Connections that came within a few ticks."""
+    """Connections that came within a few ticks; each knows its own."""
+
+    __slots__ = ("came", "ended", "is_young")
 
     def __init__(self) -> None:
-        self.open: set[object] = set()
         self.came = 0
         self.ended = 0
-
-    def lost(self, connection: object) -> bool:
-        """Whether ``connection`` was one of them; it is closed."""
-        if connection not in self.open:
-            return False
-        self.open.remove(connection)
-        self.ended += 1
-        return True
+        """Of these, while they were young."""
+        self.is_young = True
 
 
 class Young:
-    """The connections that came lately, so that those can be counted that end so soon.
+    """Counts the connections that came lately, and those of them that end so soon.
 
     When thousands that stayed for hours end at once, they do not come and go by the hundred: those
     that come in their place may stay as long, and are worth being spread.
@@ -187,21 +182,16 @@ class Young:
         self._ticks = 0
         self._now, self._before, self._grown = Cohort(), Cohort(), Cohort()
 
-    def came(self, connection: object) -> None:
-        """It is open."""
-        self._now.open.add(connection)
-        self._now.came += 1
+    def came(self) -> Cohort:
+        """A connection is open. What it belongs to from now on, also as one of another protocol."""
+        cohort = self._now
+        cohort.came += 1
+        return cohort
 
-    def became(self, before: object, connection: object) -> None:
-        """``before`` goes on as ``connection``, of another protocol."""
-        for cohort in (self._now, self._before):
-            if before in cohort.open:
-                cohort.open.remove(before)
-                cohort.open.add(connection)
-
-    def lost(self, connection: object) -> None:
-        """It is closed, or another worker has it."""
-        if self._now.lost(connection) or self._before.lost(connection):
+    def lost(self, cohort: Cohort) -> None:
+        """One of ``cohort`` is closed, or another worker has it."""
+        if cohort.is_young:
+            cohort.ended += 1
             self.ended += 1
 
     def age(self) -> None:
@@ -209,7 +199,7 @@ class Young:
         self._ticks += 1
         if self._ticks % YOUNG_TICKS == 0:
             self._grown, self._before, self._now = self._before, self._now, Cohort()
-            self._grown.open.clear()
+            self._grown.is_young = False
 
     def mostly_end(self) -> bool:
         """Whether most connections do: those of which it is known, and so far the latest, too."""
@@ -326,9 +316,9 @@ class Siblings:
             if seat is not None and self.is_able(seat):
                 return seat
         gap = self._turnover.gap
-        if gap > GAP and not self._few:
-            return None
         below = connections - gap + 1
+        if below <= 0 or (gap > GAP and not self._few):
+            return None
         if min(map(self._connections, self._for_fresh), default=below) >= below:
             return None
         seat = self._emptiest(self._for_fresh, below)

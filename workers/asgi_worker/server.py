@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from asgi_worker import tasks
 from asgi_worker.accepting import Accepting, Whose
-from asgi_worker.balance import Siblings, Young
+from asgi_worker.balance import Cohort, Siblings, Young
 from asgi_worker.draining import Draining
 from asgi_worker.handoff import Handoff
 from asgi_worker.protocols.exchange import EXTENSIONS
@@ -54,6 +54,7 @@ class Connection(Protocol):
 
     deadline: float
     """Loop time after which the sweep calls :meth:`expire`; ``math.inf`` for never."""
+    cohort: Cohort
 
     def expire(self, now: float) -> None:
         """The deadline has passed."""
@@ -109,8 +110,6 @@ class Server:
         self.vectored = not isinstance(loop, asyncio.SelectorEventLoop) or _WRITELINES_PAUSES
         self.limit_concurrency = settings.limit_concurrency
         self.hosts: set[bytes] = set()  # values of the Host field that were found valid
-        self.now = loop.time()
-        self.idle_deadline = self.now  # of what is idle from now on
         self.trusted = (
             TrustedProxies(settings.forwarded_allow_ips) if settings.proxy_headers else None
         )
@@ -152,11 +151,10 @@ class Server:
         self._draining: Draining | None = None
         self._unflushed: list[Output] = []
         self._second = 0
-        self._extra_headers = b"".join(
-            f"{name}: {value}\r\n".encode("latin-1") for name, value in settings.headers
-        )
+        extra = (f"{name}: {value}\r\n" for name, value in settings.headers)
+        self._extra_headers = "".join(extra).encode("latin-1")
         self.defaults = b""
-        self.tell_time(self.now)
+        self.tell_time(loop.time())
 
     # For the connections.
 
@@ -257,17 +255,18 @@ class Server:
         """``connection`` is open. It was counted when it was accepted."""
         self.connections.add(connection)
         self.accepting.opened()
-        self.young.came(connection)
+        connection.cohort = self.young.came()
         if self.limit_concurrency is not None:
             self.tell_count()
 
     def lost(self, connection: Connection) -> None:
         """``connection`` is closed, or another worker has it."""
-        self.connections.discard(connection)
-        self.young.lost(connection)
-        self.tell_count()
-        if self._draining is not None:
-            self._draining.lost()
+        if connection in self.connections:
+            self.connections.remove(connection)
+            self.young.lost(connection.cohort)
+            self.tell_count()
+            if self._draining is not None:
+                self._draining.lost()
 
     # For the worker process.
 
@@ -378,7 +377,7 @@ class Server:
     def tell_time(self, now: float) -> None:
         """For what needs no more than a tick's precision: deadlines, and the date."""
         self.now = now
-        self.idle_deadline = now + self._keep_alive_s
+        self.idle_deadline = now + self._keep_alive_s  # of what is idle from now on
         second = int(time.time())
         if second != self._second:
             self._second = second

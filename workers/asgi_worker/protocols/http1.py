@@ -26,6 +26,7 @@ from asgi_worker.protocols.repeated import RepeatedHead
 from asgi_worker.protocols.request import BadRequest
 
 if TYPE_CHECKING:
+    from asgi_worker.balance import Cohort
     from asgi_worker.server import Address, Server
 
 LINGER_S: Final = 2.0
@@ -40,6 +41,7 @@ class HttpConnection:
     __slots__ = (
         "__weakref__",
         "closing",
+        "cohort",
         "deadline",
         "exchange",
         "local",
@@ -54,6 +56,7 @@ class HttpConnection:
         "transport",
         "waiting",
     )
+    cohort: Cohort
 
     def __init__(
         self, server: Server, local: Address | None = None, idle_until: float = 0.0

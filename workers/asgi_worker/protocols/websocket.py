@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from asgi_worker.protocols import frames, handshake
 from asgi_worker.protocols.exchange import ClientDisconnected, is_disconnect
 from asgi_worker.protocols.frames import BINARY, BINARY_HEADS, TEXT, TEXT_HEADS
-from asgi_worker.protocols.http1_output import JOIN_MAX_BYTES, Output
+from asgi_worker.protocols.http1_output import JOIN_MAX_BYTES
 from asgi_worker.protocols.incoming import Incoming
 from asgi_worker.protocols.websocket_messages import (
     CLOSED,
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from asgi_worker.application import Message, Scope
     from asgi_worker.protocols.deflate import Deflate
     from asgi_worker.protocols.http1 import HttpConnection
-    from asgi_worker.server import Server
 
 CLOSE_TIMEOUT_S: Final = 10.0
 """How long the peer may take to answer a close frame, or to read what was written before it."""
@@ -48,11 +47,10 @@ def upgrade(before: HttpConnection, scope: Scope, data: bytes) -> None:
     wrong with it is answered here. The output may be held back: by the response before this one.
     """
     server = before.server
-    connection = WebSocketConnection(server, before.output, scope)
+    connection = WebSocketConnection(before, scope)
     before.transport.set_protocol(connection)  # type: ignore[arg-type]  # one by its methods
     server.connections.discard(before)
     server.connections.add(connection)
-    server.young.became(before, connection)
     connection.start(data)
 
 
@@ -73,18 +71,20 @@ class WebSocketConnection:
         "_scope",
         "_started_at",
         "_transport",
+        "cohort",
         "data_received",
         "deadline",
         "phase",
         "server",
     )
 
-    def __init__(self, server: Server, output: Output, scope: Scope) -> None:
-        self.server = server
+    def __init__(self, before: HttpConnection, scope: Scope) -> None:
+        self.server = server = before.server
+        self.cohort = before.cohort
         self.deadline = math.inf
         self.phase = HANDSHAKE
-        self._output = output
-        self._transport = transport = output.transport
+        self._output = before.output
+        self._transport = transport = before.transport
         self._scope = scope
         self._started_at = perf_counter()
         self._incoming = Incoming(
