@@ -152,6 +152,20 @@ KINDS = """
     def generator(environ, start_response):
         start_response("200 OK", [])
         yield b"wsgi"
+    def with_option(environ, start_response, debug=False):
+        return wsgi(environ, start_response)
+    def with_rest(env, start_response, *rest):
+        return wsgi(env, start_response)
+    class WithOption:
+        def __call__(self, environ, respond, cache=None):
+            return wsgi(environ, respond)
+    with_cache = WithOption()
+    def optional_send(environ, receive, send=None):
+        return app(environ, receive, send)
+    def odd_names(a, b, c=None):
+        return app(a, b, c)
+    async def needs_no_send(environ, start_response, third=None):
+        await app(environ, start_response, third)
 
     site = Site()
 
@@ -224,11 +238,12 @@ SINGLE = [
     *("app", "lone", "partial", "partial_of_partial", "decorated", "twice_decorated", "closed"),
     *("middleware", "plain", "Endpoint", "site.serve", "site.inner.app", "site.lazy"),
     *("guaranteed", "guaranteed_single", "middleware.app.app"),
+    *("optional_send", "odd_names", "needs_no_send"),
 ]
 DOUBLE = ["Double", "Further", "WithOptions", "double", "doubly", "double_middleware"]
 WSGI = [
     *("wsgi", "flaskish", "flaskish.wsgi_app", "wsgi_method", "OneRequest", "honest", "generator"),
-    "site.inner.wsgi",
+    *("site.inner.wsgi", "with_option", "with_rest", "with_cache"),
 ]
 
 

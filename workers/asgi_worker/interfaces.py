@@ -3,8 +3,9 @@
 The only place that judges an application. An object is judged by the arguments it takes, not by
 whether it is a coroutine function (as asgiref does): a plain function that returns a coroutine is
 an application as good as any, and a factory named by mistake is told apart before the first request
-fails. Where the arguments cannot tell (``*args``, compiled code), it is taken for ASGI 3, and
-``settings.interface`` is for who knows better.
+fails. Where their number leaves it open, because a third may be left out, names decide. Where the
+arguments cannot tell (``*args``, compiled code), it is taken for ASGI 3, and ``settings.interface``
+is for who knows better.
 
 Considered and refused: calling the object to find out. Half of what can be called that way does
 something.
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 Takes = Literal["asgi3", "asgi2", "wsgi", "nothing", "other", "no call"]
 
 _OF_ASGI: Final = {"scope", "receive", "send"}
+_OF_WSGI: Final = {"environ", "start_response"}
 _OF_LAMBDA: Final = ("event", "context")
 _WANTED: Final = {
     "asgi3": ("an ASGI application", "(scope, receive, send)"),
@@ -158,16 +160,18 @@ def _call_takes(found: object, signature: inspect.Signature) -> Takes:
         for parameter in signature.parameters.values()
     ):
         return "nothing"  # even if it takes three: these are the options of a factory
+    names = signature.parameters
     if accepts(signature, 3):
-        return "asgi3"
+        is_named = _OF_WSGI & {*tuple(names)[:2]} and not _OF_ASGI & names.keys()
+        is_wsgi = is_named and accepts(signature, 2) and not _is_asynchronous(found)
+        return "wsgi" if is_wsgi else "asgi3"
     if accepts(signature, 0):
         return "nothing"
     if accepts(signature, 2):
-        names = signature.parameters
         is_asgi = _is_asynchronous(found) or _OF_ASGI & names.keys()
         return "other" if is_asgi or tuple(names) == _OF_LAMBDA else "wsgi"
     # One argument is ASGI 2 if it says so; else a factory that wants something we do not have.
-    if accepts(signature, 1) and "scope" in next(iter(signature.parameters)):
+    if accepts(signature, 1) and "scope" in next(iter(names)):
         return "other" if _is_asynchronous(found) else "asgi2"
     return "other"
 
