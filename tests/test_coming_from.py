@@ -151,6 +151,10 @@ def test_advice_is_for_what_somebody_has_and_names_what_we_have(pattern: str) ->
         ("--access-log - a:b", "--access-log"),
         ("--access-log /var/log/access.log a:b", "--access-log"),
         ("--ws-per-message-deflate false a:b", "--ws-per-message-deflate"),
+        ("--access-log=- a:b", "--access-log"),
+        ("--preload=true --workers 4 a:b", "--preload"),
+        ("--preload true", "--preload"),
+        ("--preload localhost:8000 a:b", "--preload"),
     ],
 )
 def test_a_switch_that_takes_a_value_elsewhere(words: str, option: str) -> None:
@@ -158,9 +162,24 @@ def test_a_switch_that_takes_a_value_elsewhere(words: str, option: str) -> None:
     assert list(advice(words.split())) == [expected]
 
 
-def test_what_is_ours_needs_no_advice() -> None:
-    words = "asgi-supervise --access-log a:b --workers 4 -b x:1 --preload --port 1"
+@pytest.mark.parametrize(
+    "words",
+    [
+        "asgi-supervise --access-log a:b --workers 4 -b x:1 --preload --port 1",
+        "--preload mysite.asgi",  # the application, as for gunicorn
+        "--header X:y --factory mysite.asgi:create_app()",
+        "--header -v --app-dir -c a:b",
+        "--name --preload x a:b",
+        "a:b -- --preload x -k y",
+    ],
+)
+def test_what_is_ours_needs_no_advice(words: str) -> None:
     assert list(advice(words.split())) == []
+
+
+def test_an_application_that_is_misspelled_is_no_value_of_the_switch_before_it() -> None:
+    words = "-k uvicorn.workers.UvicornWorker --preload mysite.asgi"
+    assert [line.partition(":")[0] for line in advice(words.split())] == ["there is no -k"]
 
 
 @pytest.mark.process

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
 from asgi_supervise.settings.schema import TABLE
+from asgi_supervise.settings.values import APPLICATION, FLAG, Kind
 
 _GONE = {
     "--ssl-* --certfile --keyfile* --ca-certs --cert-reqs --ciphers --verify-mode --no-ssl-*"
@@ -78,18 +79,48 @@ _GONE = {
 }
 _ADVICE = {pattern: advice for patterns, advice in _GONE.items() for pattern in patterns.split()}
 _FLAGS = {flag for entry in TABLE if entry.setting.kind.is_flag for flag in entry.flags}
+_TAKE_A_VALUE = {flag for entry in TABLE for flag in entry.flags} - _FLAGS
 
 
 def advice(words: Sequence[str]) -> Iterator[str]:
     """A line for each of the command line's ``words`` that means something elsewhere."""
-    ours = {flag for entry in TABLE for flag in entry.flags}
-    for word, following in pairwise([*words, "--"]):
-        option = word.partition("=")[0]
-        if option in _FLAGS and (following == "-" or not following.startswith("-")):
-            if ":" not in following:  # which the application has
+    pairs = list(_own_words(words))
+    has_application = any(_can_be(APPLICATION, word) for word, _ in pairs)
+    for word, following in pairs:
+        option, equals, _ = word.partition("=")
+        if option in _FLAGS:
+            if equals or _is_value(following, has_application):
                 yield f"{option} takes no value: write {option} or --no-{option.removeprefix('--')}"
-        elif option.startswith("-") and option not in ours and (found := _found(option)):
+        elif option.startswith("-") and option not in _TAKE_A_VALUE and (found := _found(option)):
             yield f"there is no {option}: {found}"
+
+
+def _own_words(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Each word that is no value of an option of ours, and the next; no options after a ``--``."""
+    is_value = False
+    for word, following in pairwise([*words, "--"]):
+        if not is_value:
+            if word == "--":
+                return
+            yield word, following
+        is_value = not is_value and word in _TAKE_A_VALUE
+
+
+def _is_value(word: str, has_application: bool) -> bool:
+    """Whether ``word``, behind a switch, was meant as its value: it may be the application, also
+    one that is misspelled, unless another word is that.
+    """
+    if word == "-" or _can_be(FLAG, word):
+        return True
+    return has_application and not word.startswith("-") and not _can_be(APPLICATION, word)
+
+
+def _can_be(kind: Kind, word: str) -> bool:
+    try:
+        kind.parse(word)
+    except ValueError:
+        return False
+    return True
 
 
 def _found(option: str) -> str | None:
