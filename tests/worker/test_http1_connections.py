@@ -145,7 +145,7 @@ def test_repeated_heads_are_read_as_the_first_was(run: Run) -> None:
     ]
 
     async def test() -> None:
-        async with Arena(tell, root_path="/root") as arena:
+        async with Arena(tell, root_path="/root", date_header=False) as arena:
             for line in lines:
                 first = await arena.connect()
                 await first.write(line + b"\r\n" + SAME)
