@@ -163,9 +163,10 @@ def test_a_crash_at_startup_is_a_failed_start(tmp_path: Path) -> None:
 
 def test_a_health_check_that_hangs_says_where(tmp_path: Path) -> None:
     settings: dict[str, Any] = {"health_path": "/endless", "health_timeout_s": 0.5}
-    with Alone(tmp_path, site(POLITE), "trio", startup_timeout_s=2.0, **settings) as worker:
+    with Alone(tmp_path, site(POLITE), "trio", startup_timeout_s=4.0, **settings) as worker:
         failure = worker.fails()
-        assert "GET /endless gave no answer within 0.5 s" in failure.reason
+        # The last of several may have had less time: what was left.
+        assert "GET /endless gave no answer within 0." in failure.reason
         assert "await trio.sleep_forever()" in failure.traceback
         assert "asgi_worker" not in failure.traceback
         assert worker.ends() == Exit.BOOT
