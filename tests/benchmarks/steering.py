@@ -27,6 +27,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, Literal, get_args
 
+from asgi_supervise.host.sockets import NEIGHBOURS
 from asgi_supervise.policy import steering
 from asgi_worker.accepting import BATCH
 from asgi_worker.balance import Cohort, Load, Turnover, Young, emptiest, is_hot, surplus
@@ -36,7 +37,6 @@ BALANCES: Final[tuple[Balance, ...]] = get_args(Balance)
 
 TICK_S: Final = 0.1
 BUSY_TICKS: Final = 10
-NEIGHBOURS: Final = 3
 ACCEPT_S: Final = 0.00005
 HAND_S: Final = 0.00005
 """What it takes of a processor to give a connection away, or to take it."""
@@ -331,12 +331,19 @@ class Simulation:
         if self.balance == "exact":
             self._rebalance()
         if self.balance in ("exact", "weights"):
-            loads = [steering.Load(one.count(), one.busy / 1000) for one in self.workers]
+            loads = [
+                steering.Load(one.count(), one.busy / 1000, gathers=self._gathers(one))
+                for one in self.workers
+            ]
             wanted = steering.weights(loads)
             if steering.clearly_differ(self.weights, wanted):
                 self._weigh(wanted)
         self.result.samples.append(Sample(self.now, [one.count() for one in self.workers]))
         self._plan(self.now + TICK_S, self._tick, None)
+
+    def _gathers(self, worker: Worker) -> bool:
+        takes_from_all = self.balance == "exact" and 1 < len(self.workers) <= NEIGHBOURS + 1
+        return worker.turnover.dear and takes_from_all
 
     def _rebalance(self) -> None:
         """All act upon the same figures."""

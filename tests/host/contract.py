@@ -23,7 +23,7 @@ from asgi_worker.scoreboard import Scoreboard, State, Word
 from tests.host import standin
 from tests.host.fake import TICK_S, FakeHost, Script
 
-SLOTS = 6
+SLOTS = 9
 SEATS = SLOTS + 1
 PATIENCE_S = 20.0
 QUIET_S = 0.3

@@ -224,7 +224,7 @@ def a_child_holds_only_what_is_its_own(stage: Stage) -> None:
         await_that(partial(kinds, template), wanted)
         assert closed_on_exec(template)
     for pid in pids:
-        assert kinds(pid) == {"socket": 1 + (1 + NEIGHBOURS) + contract.SEATS + 2, "stacks": 1}
+        assert kinds(pid) == {"socket": 1 + (1 + NEIGHBOURS) + 2 * contract.SEATS + 1, "stacks": 1}
         assert closed_on_exec(pid)
 
 

@@ -359,7 +359,13 @@ def test_an_inherited_descriptor_must_be_a_socket(listening: Listen, tmp_path: P
 
 @pytest.mark.parametrize(
     ("slots", "slot", "helps_in"),
-    [(6, 0, [1, 2, 3]), (6, 4, [5, 0, 1]), (4, 3, [0, 1, 2]), (2, 1, [0]), (1, 0, [])],
+    [
+        (10, 0, [1, 2, 3, 4, 5, 6, 7]),
+        (10, 8, [9, 0, 1, 2, 3, 4, 5]),
+        (8, 7, [0, 1, 2, 3, 4, 5, 6]),
+        (2, 1, [0]),
+        (1, 0, []),
+    ],
 )
 def test_a_worker_keeps_its_own_and_those_in_which_it_helps_out(
     listening: Listen, slots: int, slot: int, helps_in: list[int]

@@ -176,6 +176,41 @@ def test_requests_in_flight_and_a_loop_that_is_late_count() -> None:
         assert many >= CLEARLY * few
 
 
+def gathering(stage: Stage, slot: int, gathers: bool = True) -> None:
+    """Whether the worker in ``slot`` says that one queue would do."""
+    child = stage.host.workers[stage.host.in_slot(slot)]
+    child.figures = msgspec.structs.replace(child.figures, gathers=gathers)
+
+
+def test_where_all_gather_there_is_one_queue() -> None:
+    stage = Stage(workers=3)
+    stage.until(stage.full)
+    for slot in (0, 1):
+        gathering(stage, slot)
+    began = stage.host.now()
+    stage.until(lambda: stage.host.now() > began + 3)
+    assert steered(stage) == []
+    gathering(stage, 2)
+    stage.until(lambda: stage.host.weights == (WHOLE, 0, 0))
+    assert stage.host.rescued[0] == ()
+    stage.host.hang(stage.host.in_slot(0), for_s=5.0)
+    stage.until(lambda: stage.host.weights == (0, WHOLE, 0))
+    stage.until(lambda: stage.host.weights == (WHOLE, 0, 0))
+    gathering(stage, 1, gathers=False)
+    stage.until(lambda: stage.host.weights == (WHOLE,) * 3)
+
+
+def test_one_that_is_left_alone_need_not_gather() -> None:
+    stage = serving()
+    for slot in (0, 1):
+        gathering(stage, slot)
+    stage.until(lambda: stage.host.weights == (WHOLE, 0))
+    stage.host.hang(stage.host.in_slot(1), for_s=5.0)
+    began = stage.host.now()
+    stage.until(lambda: stage.host.now() > began + 3)
+    assert stage.host.weights == (WHOLE, 0)
+
+
 def test_a_slot_that_pauses_after_a_crash_gets_no_new_connections() -> None:
     stage = Stage(workers=3)
     stage.until(stage.full)

@@ -110,10 +110,10 @@ def test_one_at_a_time_from_queues_where_all_wait(run: Run, tmp_path: Path) -> N
             unix: Whose.SHARED,
             other: Whose.NEIGHBOUR,
         }
-        for alone, batches in ((False, [BATCH, 1, 1, BATCH]), (True, [BATCH] * 4)):
+        for workers, batches in ((2, [BATCH, 1, 1, BATCH]), (1, [BATCH] * 4)):
             accepting = Accepting(
                 loop,
-                alone=alone,
+                workers=workers,
                 begin=lambda: None,
                 connections=(),
                 board=Scoreboard(1).writer(0),

@@ -288,6 +288,25 @@ def test_each_is_worth_a_turn_if_it_is_dear_or_rare(
     assert traffic.turnover.patient == expected
 
 
+@pytest.mark.parametrize(
+    ("ending", "staying", "busy", "expected"),
+    [
+        (120, 0, 600, True),
+        (50, 0, OCCUPIED, True),
+        (50, 0, OCCUPIED - 1, False),  # whoever comes is served at once
+        (60, 50, 600, True),
+        (50, 60, 600, False),
+        (1000, 0, 900, False),
+        (0, 0, 1000, False),  # it is not they who use the processor
+    ],
+)
+def test_they_are_dear_if_it_is_they_who_use_much_of_the_processor(
+    ending: float, staying: float, busy: int, expected: bool
+) -> None:
+    traffic = Traffic().passes(ending=ending, staying=staying, busy=busy, ticks=40)
+    assert traffic.turnover.dear is expected
+
+
 def test_a_burst_of_what_stays_is_soon_told_from_what_ends() -> None:
     traffic = Traffic().passes(ending=500, staying=0, busy=500)
     assert traffic.turnover.gap == WIDE_GAP
@@ -340,6 +359,26 @@ def test_there_is_no_need_for_patience_without_others() -> None:
         assert not there.siblings(exact=False).patient
         there.set(1, Word.TAKES, 0)
         assert not there.siblings().patient
+
+
+@pytest.mark.parametrize(
+    ("takes", "exact", "busy", "expected"),
+    [
+        (VERSION, True, OCCUPIED, True),
+        (VERSION, True, OCCUPIED - 1, False),
+        (VERSION, False, OCCUPIED, False),
+        (0, True, OCCUPIED, False),
+    ],
+)
+def test_dear_connections_are_gathered_where_others_take_them(
+    takes: int, exact: bool, busy: int, expected: bool
+) -> None:
+    with place(0, 2) as there:
+        there.set(MINE, Word.BUSY, busy)
+        there.set(1, Word.TAKES, takes)
+        siblings = there.siblings(exact=exact)
+        siblings.see(Traffic().passes(ending=10, staying=0, busy=busy).young)
+        assert siblings.gathers is expected
 
 
 # Idle connections of a worker that leaves.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import select
 import selectors
@@ -61,7 +62,7 @@ class Waiter:
         self.loop = new_loop(WorkerSettings(app="test:app", loop=self.kind))
         self.accepting = Accepting(
             self.loop,
-            alone=False,
+            workers=2,
             begin=self._wake,
             connections=(),
             board=self.board,
@@ -183,6 +184,53 @@ def test_workers_take_turns_at_a_shared_queue(loop_kind: LoopKind) -> None:
             worker.wait_at(queue, Whose.SHARED)
         assert_turns(queue, one, two, three)
         assert one.board[Word.HELPED] == 0
+
+
+def test_who_gathers_takes_turns_at_its_own_queue(loop_kind: LoopKind) -> None:
+    with (
+        listening() as queue,
+        listening() as other,
+        Waiter(loop_kind, b"owner") as owner,
+        Waiter(loop_kind, b"neighbour") as neighbour,
+    ):
+        owner.wait_at(queue, Whose.OWN)
+        owner.wait_at(other, Whose.NEIGHBOUR)
+        neighbour.wait_at(queue, Whose.NEIGHBOUR)
+        owner.do(lambda: owner.accepting.gather(wanted=True))
+        assert owner.board[Word.GATHERS] == 1
+        assert_turns(queue, owner, neighbour)
+        owner.do(lambda: owner.accepting.gather(wanted=False))
+        assert owner.board[Word.GATHERS] == 0
+        assert_first(b"owner", queue, owner, neighbour)
+
+
+@pytest.mark.parametrize(
+    ("workers", "whose", "gathers"),
+    [
+        (2, [Whose.OWN, Whose.NEIGHBOUR], True),
+        (2, [Whose.OWN, Whose.OWN, Whose.NEIGHBOUR, Whose.NEIGHBOUR], True),
+        (2, [Whose.OWN, Whose.SHARED, Whose.NEIGHBOUR], True),
+        (3, [Whose.OWN, Whose.NEIGHBOUR], False),
+        (2, [Whose.OWN], False),
+        (1, [Whose.OWN], False),
+        (2, [Whose.SHARED], False),
+        (2, [], False),
+    ],
+)
+def test_one_queue_would_do_for_who_takes_from_every_slot(
+    run: Run, workers: int, whose: list[Whose], gathers: bool
+) -> None:
+    async def test() -> None:
+        accepting = accepting_on(asyncio.get_running_loop(), workers=workers)
+        with contextlib.ExitStack() as stack:
+            for one in whose:
+                accepting.listen(stack.enter_context(listening()), asyncio.Protocol, one)
+            accepting.gather(wanted=True)
+            assert accepting.gathers is gathers
+            assert accepting.board[Word.GATHERS] == gathers
+            accepting.stop()
+
+    run(test())
 
 
 def test_who_waits_no_more_is_not_in_the_way(loop_kind: LoopKind) -> None:
@@ -412,7 +460,7 @@ def test_what_is_passed_on_is_not_ours(run: Run) -> None:
 
 def accepting_on(loop: asyncio.AbstractEventLoop, **more: Any) -> Accepting:
     usual: dict[str, Any] = {
-        "alone": False,
+        "workers": 2,
         "begin": lambda: None,
         "connections": (),
         "board": Scoreboard(1).writer(0),

@@ -33,7 +33,7 @@ def asking(*counts: int, family: socket.AddressFamily = socket.AF_INET) -> Itera
     """A patient worker whose first turn finds so many requests in each queue."""
     accepting = Accepting(
         asyncio.get_running_loop(),
-        alone=False,
+        workers=2,
         begin=lambda: None,
         connections=(),
         board=Scoreboard(1).writer(0),

@@ -68,6 +68,7 @@ _TCP_INFO: Final = struct.Struct("24xI")
 
 CONNECTIONS: Final = int(Word.CONNECTIONS)
 HELPED: Final = int(Word.HELPED)
+GATHERS: Final = int(Word.GATHERS)
 
 Factory = Callable[[], asyncio.Protocol]
 Opening = Coroutine[asyncio.Future[None], None, object]
@@ -93,7 +94,7 @@ class Accepting:
         self,
         loop: asyncio.AbstractEventLoop,
         *,
-        alone: bool,
+        workers: int,
         begin: Callable[[], None],
         connections: Sized,
         board: memoryview,
@@ -101,8 +102,8 @@ class Accepting:
         in_line: bool = False,
     ) -> None:
         self.loop = loop
-        self.alone = alone
-        """Whether no other worker waits at the queues that are shared."""
+        self.workers = workers
+        """So many wait at the queues that are shared; each has a slot with queues of its own."""
         self.begin = begin
         self.connections = connections
         """Those that are there: each is among them when its transport is made."""
@@ -114,6 +115,8 @@ class Accepting:
         worker has it, and it is closed here."""
         self.patient = False
         """Whether to take one after the other, since others may have time for what is left."""
+        self.gathers = False
+        """Whether to take turns with the others at every queue, so that one for all would do."""
         self.patience = Patience(loop)
         self.line = line_of(loop) if in_line else None
         """Where workers wait in line at the queues, and at those of neighbours too."""
@@ -161,6 +164,13 @@ class Accepting:
     def tell(self) -> None:
         """Let the others see how many connections we have; for who closes one, too."""
         self.board[CONNECTIONS] = len(self.connections) + self.opening
+
+    def gather(self, wanted: bool) -> None:
+        """Let the master know whether one queue for all is ``wanted``, and would do."""
+        whose = [queue.whose for queue in self.queues]
+        theirs = (self.workers - 1) * whose.count(Whose.OWN)
+        self.gathers = wanted and whose.count(Whose.NEIGHBOUR) == theirs > 0
+        self.board[GATHERS] = self.gathers
 
     def pause(self) -> None:
         """Take no more connections."""
@@ -242,7 +252,7 @@ class Queue:
         self.make = make
         self.family = listener.family
         self.whose = whose
-        shared = whose is Whose.SHARED and not accepting.alone
+        shared = whose is Whose.SHARED and accepting.workers > 1
         self.batch = 1 if shared else BATCH
         self._poll = select.poll()
         self._poll.register(listener, select.POLLIN)
@@ -353,7 +363,7 @@ class Queue:
                 self.unwatch()
                 self._paused = self.accepting.loop.call_later(PAUSE_S, self.watch)
                 return
-        if self._in_line and self.whose is not Whose.OWN:
+        if self._in_line and (self.whose is not Whose.OWN or self.accepting.gathers):
             self._line_up()
 
     def _take(self) -> bool:

@@ -217,6 +217,8 @@ class Turnover:
         """How many connections more than another one has are too many."""
         self.patient = True
         """Whether each is worth a turn of the loop, as others may have time for the next."""
+        self.dear = False
+        """Whether those that come are most of what there is to do, and dear."""
         self._seen_at = now
         self._ended = 0
         self._ended_per_s = 0.0
@@ -229,8 +231,10 @@ class Turnover:
         self._seen_at, self._ended = now, young.ended
         are_many = self._ended_per_s >= FREQUENT
         matters = are_many or busy >= OCCUPIED
-        self.gap = WIDE_GAP if matters and young.mostly_end() else GAP
+        mostly_end = young.mostly_end()
+        self.gap = WIDE_GAP if matters and mostly_end else GAP
         self.patient = not are_many or busy / 1000 >= CHEAP_S * self._ended_per_s
+        self.dear = self.patient and mostly_end and busy >= OCCUPIED
 
 
 class Siblings:
@@ -279,6 +283,11 @@ class Siblings:
     def patient(self) -> bool:
         """Whether each connection is worth a turn of the loop, as others may have time for it."""
         return self._turnover.patient and bool(self._for_fresh)
+
+    @property
+    def gathers(self) -> bool:
+        """Whether connections are so dear that all workers should take them from one queue."""
+        return self._turnover.dear and bool(self._for_fresh)
 
     def see(self, young: Young) -> None:
         """Look how our connections come and go. For every tick."""

@@ -215,6 +215,7 @@ class Handoff:
         siblings.refresh()
         siblings.see(server.young)
         server.accepting.patient = siblings.patient
+        server.accepting.gather(siblings.gathers)
         if server.draining:
             return
         self._to_shed = siblings.to_shed(server.count(), self._board[BUSY])

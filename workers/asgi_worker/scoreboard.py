@@ -57,6 +57,7 @@ class Word(enum.IntEnum):
     RESCUED = 19  # taken, of those that the master found waiting for somebody who did not come
     HELPED = 20  # accepted from the queue of another slot
     WAITED_NS = 21  # how long the loop had waited for a processor by its last tick, all in all
+    GATHERS = 22  # 1: what comes is dear, and it takes from every queue, so that one would do
 
 
 class Reading(NamedTuple):
@@ -84,6 +85,7 @@ class Reading(NamedTuple):
     rescued: int
     helped: int
     waited_ns: int
+    gathers: int
 
 
 class Scoreboard:

@@ -141,7 +141,7 @@ class Server:
         self.ticker = Ticker(self, board)
         self.accepting = Accepting(
             loop,
-            alone=settings.workers == 1,
+            workers=settings.workers,
             begin=self.ticker.wake,
             connections=self.connections,
             board=board,

@@ -103,6 +103,7 @@ class Ticker:
                 server.handoff.tick()
         else:
             server.accepting.look()
+            server.accepting.gather(False)
         self.resting = not busy
         period_s = TICK_S if busy else REST_S
         self._period_ns = int(period_s * 1e9)

@@ -53,6 +53,7 @@ class Looks:
                     lag_s=words[Word.LAG_NS] / 1e9,
                     busy=words[Word.BUSY] / 1000,
                     accepts=words[Word.STATE] == State.READY,
+                    gathers=words[Word.GATHERS] == 1,
                 )
                 resting = resting and connections == in_flight == waiting == 0
         self._looked_at = now

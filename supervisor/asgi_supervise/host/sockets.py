@@ -30,8 +30,10 @@ from typing import Any, TypeGuard
 from asgi_supervise.host import descriptors, reuseport
 from asgi_supervise.host.privileges import Identity
 
-NEIGHBOURS = 3
-"""In the queues of so many other slots a worker helps out: more would cost more than they help."""
+NEIGHBOURS = 7
+"""In the queues of so many other slots a worker helps out. Up to one slot more, one queue would do
+for all workers; beyond, each more helps little, and all of them are asked at a connection for which
+nobody has time."""
 LOCK_TRIES = 100
 LOCK_PAUSE_MS = 20
 """Two seconds for another master, which needs milliseconds."""

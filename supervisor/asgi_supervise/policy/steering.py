@@ -5,6 +5,9 @@ the one that is loaded more gets less. That evens out roughly and in advance; th
 make it exact. So the weights may be coarse, and are left alone until they would differ clearly: a
 load that is constant but for chance must not move them.
 
+Where requests are dear and every worker takes from every queue, all connections go to the queue of
+one slot: who came first is served first, whoever has time first, which several queues cannot give.
+
 What waits for somebody who does not come – in the queue of such a slot, or in the inbox of a worker
 that is gone or hangs – the master gives to those that serve.
 """
@@ -43,6 +46,8 @@ class Load(NamedTuple):
     """Processors it used lately."""
     lag_s: float = 0.0
     """How late its loop was lately."""
+    gathers: bool = False
+    """Its connections are dear, and it takes from the queues of all slots."""
 
 
 NOTHING = Load(0, 0.0)
@@ -52,11 +57,15 @@ NOTHING = Load(0, 0.0)
 def weights(loads: Sequence[Load | None]) -> tuple[int, ...]:
     """Of each slot, from the load of its worker; ``None``: nobody accepts there.
 
-    If nobody accepts anywhere, all are alike: who comes first to which slot is not known.
+    If nobody accepts anywhere, all are alike: who comes first to which slot is not known. If all
+    who accept gather, the first of them gets all: its queue is that of the others, too.
     """
     known = [load for load in loads if load is not None]
     if not known:
         return tuple(WHOLE for _ in loads)
+    if len(known) > 1 and all(load.gathers for load in known):
+        first = loads.index(known[0])
+        return tuple(WHOLE if slot == first else 0 for slot in range(len(loads)))
     connections = sum(load.connections for load in known) / len(known) + CHANCE_CONNECTIONS
     busy = sum(load.busy for load in known) / len(known) + CHANCE_BUSY
     lag_s = sum(load.lag_s for load in known) / len(known) + CHANCE_LAG_S
@@ -101,6 +110,7 @@ class Steering:
                     figures.connections + figures.in_flight,
                     round(figures.busy, 2),
                     round(figures.lag_s, 2),
+                    figures.gathers,
                 )
                 if figures.accepts
                 else None

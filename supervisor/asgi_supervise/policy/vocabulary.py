@@ -168,6 +168,8 @@ class Figures(msgspec.Struct, frozen=True):
     """Processors it used lately, usually 0 to 1."""
     accepts: bool = True
     """It does not drain by itself, as after a SIGTERM that was not the master's."""
+    gathers: bool = False
+    """Its connections are dear, and it takes from the queues of all slots."""
 
 
 class FiguresSeen(msgspec.Struct, frozen=True):
