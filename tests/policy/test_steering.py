@@ -32,11 +32,8 @@ from tests.host.fake import Script
 from tests.policy.stage import Stage, serving
 
 SOON_S = 0.3
-loads = st.lists(
-    st.none() | st.builds(Load, st.integers(0, 20_000), st.floats(0, 16), st.floats(0, 60)),
-    min_size=1,
-    max_size=64,
-)
+figures = st.integers(0, 20_000), st.floats(0, 16), st.floats(0, 60)
+loads = st.lists(st.none() | st.builds(Load, *figures, st.just(False)), min_size=1, max_size=64)
 
 
 # --- weights -------------------------------------------------------------------------------------
@@ -82,6 +79,16 @@ def test_somebody_gets_it_and_those_who_accept_get_some(load: Sequence[Load | No
     for (one, weight), (other, others) in itertools.pairwise(known):
         if all(mine >= theirs for mine, theirs in zip(one, other, strict=True)):
             assert weight <= others
+
+
+@given(st.lists(st.none() | st.builds(Load, *figures, st.just(True)), min_size=1, max_size=64))
+def test_if_all_gather_the_first_gets_it_all(load: Sequence[Load | None]) -> None:
+    known = [one for one in load if one is not None]
+    if len(known) > 1:
+        first = load.index(known[0])
+        assert weights(load) == tuple(WHOLE if n == first else 0 for n in range(len(load)))
+    with_another = weights([*load, Load(0, 0.0)])
+    assert [weight > 0 for weight in with_another] == [one is not None for one in [*load, 1]]
 
 
 @pytest.mark.parametrize(
