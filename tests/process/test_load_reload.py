@@ -53,9 +53,9 @@ def test_six_reloads_in_22_seconds(preload: bool) -> None:
 FAULTS = {
     "import error": "this release cannot be imported",
     "lifespan error": "version v2 finds no database",
-    "hang at import": r"not ready within 3 s \(startup-timeout\); it hangs at .*shop\.py:3 in",
+    "hang at import": r"not ready within 5 s \(startup-timeout\); it hangs at .*shop\.py:3 in",
     "hang at start": r"did not complete lifespan startup within \S+ s \(see --startup-timeout\)",
-    "crash": "exited with status 9 after 1",
+    "crash": r"exited with status 9 after \S+ s",
 }
 
 
@@ -64,7 +64,7 @@ FAULTS = {
 def test_a_broken_release_is_refused_and_the_next_good_one_is_not(
     fault: str, preload: bool
 ) -> None:
-    words = ["--bake-time", "2", "--startup-timeout", "3", *preloading(preload)]
+    words = ["--bake-time", "2", "--startup-timeout", "5", *preloading(preload)]
     title = f"reload with {fault}{', --preload' * preload}"
     with under_load(title, *words, errors_expected=True) as (service, crowd, releases):
         before = service.crew()
@@ -72,7 +72,8 @@ def test_a_broken_release_is_refused_and_the_next_good_one_is_not(
         assert service.reload()["outcome"] == "failed"
         service.wait_line(FAULTS[fault], anywhere=True)
         assert set(service.crew()) >= set(before)
-        assert set(crowd.so_far().versions) == {"v1"} if fault != "crash" else {"v1", "v2"}
+        seen = set(crowd.so_far().versions)
+        assert seen <= {"v1", "v2"} if fault == "crash" else seen == {"v1"}
         releases.install("v3")
         assert service.reload()["outcome"] == "complete"
         crowd.until(lambda seen: "v3" in seen.versions, "the next release serves")
