@@ -29,8 +29,8 @@ from typing import Any, Final, Literal, get_args
 
 from asgi_supervise.host.sockets import NEIGHBOURS
 from asgi_supervise.policy import steering
-from asgi_worker.accepting import BATCH
 from asgi_worker.balance import Cohort, Load, Turnover, Young, emptiest, is_hot, surplus
+from asgi_worker.queues import BATCH
 
 Balance = Literal["exact", "weights", "hash", "shared"]
 BALANCES: Final[tuple[Balance, ...]] = get_args(Balance)

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from asgi_worker.accepting import BATCH, Accepting, Whose
+from asgi_worker.accepting import Accepting
 from asgi_worker.contract import Drain, Exit
+from asgi_worker.queues import BATCH, Whose
 from asgi_worker.scoreboard import Scoreboard
 from tests.worker.alone import Alone, read_all
 from tests.worker.conftest import Run

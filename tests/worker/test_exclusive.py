@@ -15,10 +15,11 @@ from typing import Any, Self, cast
 
 import pytest
 
-from asgi_worker.accepting import Accepting, Whose
+from asgi_worker.accepting import Accepting
 from asgi_worker.contract import WorkerSettings
 from asgi_worker.exclusive import Line, line_of
 from asgi_worker.loops import new_loop
+from asgi_worker.queues import Whose
 from asgi_worker.scoreboard import Scoreboard, Word
 from tests.worker.conftest import Run
 from tests.worker.serving import PATIENCE_S, LoopKind
@@ -233,6 +234,24 @@ def test_one_queue_would_do_for_who_takes_from_every_slot(
     run(test())
 
 
+def test_one_queue_would_not_do_while_it_is_half_full(run: Run) -> None:
+    async def test() -> None:
+        accepting = accepting_on(asyncio.get_running_loop())
+        with contextlib.ExitStack() as stack:
+            own, other = (stack.enter_context(listening()) for _ in range(2))
+            own.listen(8)
+            for listener, whose in ((own, Whose.OWN), (other, Whose.NEIGHBOUR)):
+                accepting.listen(listener, asyncio.Protocol, whose)
+            accepting.pause()
+            for waiting in range(1, 6):
+                stack.enter_context(socket.create_connection(own.getsockname()))
+                accepting.gather(wanted=True)
+                assert accepting.gathers is (waiting < 4)
+            accepting.stop()
+
+    run(test())
+
+
 def test_who_waits_no_more_is_not_in_the_way(loop_kind: LoopKind) -> None:
     with (
         listening() as queue,
@@ -316,6 +335,8 @@ def only_told(
             return client
         over.set()
         client.close()
+        other.do(other.accepting.pause)
+        other.do(other.accepting.queues[0].watch)  # at the end of the line
 
 
 def is_answered(client: socket.socket) -> bool:

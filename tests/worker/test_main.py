@@ -225,7 +225,7 @@ def test_an_order_that_came_during_the_import_is_found(tmp_path: Path, loop_kind
 def test_a_start_that_takes_too_long_is_told_with_where_it_waits(
     tmp_path: Path, loop_kind: LoopKind
 ) -> None:
-    with Alone(tmp_path, SLOW_START, loop_kind, startup_timeout_s=1.0) as worker:
+    with Alone(tmp_path, SLOW_START, loop_kind, startup_timeout_s=4.0) as worker:
         failure = worker.fails()
         assert "did not complete lifespan startup" in failure.reason
         assert "await asyncio.sleep(60)" in failure.traceback

@@ -7,8 +7,9 @@ import contextlib
 import socket
 from collections.abc import Iterator
 
-from asgi_worker.accepting import Accepting, Whose
+from asgi_worker.accepting import Accepting
 from asgi_worker.patience import Patience
+from asgi_worker.queues import Whose
 from asgi_worker.scoreboard import Scoreboard
 from tests.worker.conftest import Run
 from tests.worker.serving import PATIENCE_S

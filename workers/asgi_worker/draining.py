@@ -20,8 +20,8 @@ import logging
 from collections.abc import Sized
 from typing import TYPE_CHECKING, Final
 
-from asgi_worker.accepting import PAUSE_S
 from asgi_worker.protocols.http1 import LINGER_S, HttpConnection
+from asgi_worker.queues import PAUSE_S
 
 if TYPE_CHECKING:
     from asgi_worker.server import Connection, Server

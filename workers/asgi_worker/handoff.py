@@ -18,9 +18,9 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
-from asgi_worker.accepting import BATCH, PAUSE_S
 from asgi_worker.inbox import VERSION, Handed, Kind, Unreadable
 from asgi_worker.protocols.http1 import HttpConnection
+from asgi_worker.queues import BATCH, PAUSE_S
 from asgi_worker.scoreboard import Word
 
 if TYPE_CHECKING:

@@ -23,13 +23,14 @@ from types import CoroutineType
 from typing import TYPE_CHECKING, Any, Final, Protocol, cast
 
 from asgi_worker import tasks
-from asgi_worker.accepting import Accepting, Whose
+from asgi_worker.accepting import Accepting
 from asgi_worker.balance import Cohort, Siblings, Young
 from asgi_worker.draining import Draining
 from asgi_worker.handoff import Handoff
 from asgi_worker.protocols.exchange import EXTENSIONS
 from asgi_worker.protocols.forwarded import TrustedProxies
 from asgi_worker.protocols.http1 import LINGER_S, HttpConnection
+from asgi_worker.queues import Whose
 from asgi_worker.scoreboard import State, Word
 from asgi_worker.ticking import Ticker
 
