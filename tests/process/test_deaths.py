@@ -68,11 +68,11 @@ def test_a_killed_worker_cuts_its_own_requests_and_no_others() -> None:
     with Service("-w", "2") as service:
         address = service.serving()
         clients = [connected(address) for _ in range(20)]
+        victim = service.workers()[0]
         for client in clients:
-            send(client, "/slow/1")
+            send(client, "/slow/4")
         for _ in clients:
             service.wait_line("slow request begins")
-        victim = service.workers()[0]
         os.kill(victim, signal.SIGKILL)
         served = [json.loads(body) for body in map(answer_or_nothing, clients) if body]
         for client in clients:
@@ -146,7 +146,7 @@ def test_template_and_worker_killed_in_one_moment() -> None:
 
 
 def test_a_hung_template_is_found_out_when_it_is_needed() -> None:
-    with Service("-w", "2", "--startup-timeout", "2", errors_expected=True) as service:
+    with Service("-w", "2", "--startup-timeout", "5", errors_expected=True) as service:
         service.serving()
         template = service.template()
         os.kill(template, signal.SIGSTOP)
@@ -249,7 +249,7 @@ def test_a_worker_told_to_end_by_others_is_replaced_before_it_has_finished() -> 
         address = service.serving()
         victim = service.workers()[0]
         with connected(address) as client:
-            send(client, "/slow/3")
+            send(client, "/slow/6")
             service.wait_line("slow request begins")
             os.kill(victim, signal.SIGTERM)
             service.wait_line(

@@ -148,9 +148,9 @@ def test_an_application_that_takes_the_process_with_it(preload: bool) -> None:
 
 def test_a_worker_that_never_gets_ready_is_replaced() -> None:
     with Service(
-        "-w", "2", "--startup-timeout", "1", app="tests.process.stuck:app", errors_expected=True
+        "-w", "2", "--startup-timeout", "4", app="tests.process.stuck:app", errors_expected=True
     ) as service:
-        service.wait_line("slot=0 .* not ready within 1 s")
+        service.wait_line("slot=0 .* not ready within 4 s")
         service.wait_line("serving on .* with 1 of 2 workers")
         service.wait_line("stuck at import")
 
