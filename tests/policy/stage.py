@@ -87,7 +87,9 @@ class Stage:
                     and (other.generation == reloads.generation or worker.unhealthy)
                     and other.life.phase is Phase.READY
                 ]
-                assert others or worker.generation > reloads.generation, (
+                accepted = worker.generation <= reloads.generation
+                makes_room = worker.life.retired  # and has not said first that it cannot start
+                assert others or not (accepted and makes_room), (
                     "who makes room is succeeded, or was never accepted"
                 )
             case v.AdoptSettings(generation=generation):

@@ -66,6 +66,10 @@ class Scene:
         (Phase.READY, Change.CONDEMNED, v.AbortWorker(1), v.KillTemplate(2)),
         (Phase.READY, Change.EXPIRED, v.KillWorker(1), v.KillTemplate(2)),
         (Phase.LEAVING, Change.FORKED, v.TerminateWorker(1), v.KillTemplate(2)),
+        (
+            *(Phase.LEAVING, Change.BECAME_READY),
+            *(v.DrainWorker(1, 3.6, successor=True), v.StopTemplate(2)),
+        ),
         (Phase.LEAVING, Change.RETIRED, None, None),
         (Phase.LEAVING, Change.CONDEMNED, None, None),
         (Phase.LEAVING, Change.EXPIRED, v.KillWorker(1), v.KillTemplate(2)),
@@ -179,6 +183,7 @@ def test_one_that_is_ready_when_it_is_to_leave_is_not_served_by() -> None:
     stage.until(stage.done)
     assert not stage.said_with("worker slot=0", " ready")
     assert not stage.supervisor.deaths.served
+    assert stage.host.drained == [(1, False)], "by the signal alone it thinks that others serve on"
 
 
 def asked_for() -> Supervisor:

@@ -92,7 +92,7 @@ LIFE: dict[Phase, dict[Change, tuple[Phase, Duty]]] = {
     _P.LEAVING: {
         _C.FORKED: (_P.LEAVING, _D.TERMINATE),  # retired while asked for
         _C.REFUSED: (_P.GONE, _D.BURY),
-        _C.BECAME_READY: (_P.LEAVING, _D.NONE),  # its message crossed ours
+        _C.BECAME_READY: (_P.LEAVING, _D.DRAIN),  # its message crossed ours, a bare signal
         _C.BOOT_FAILED: (_P.LEAVING, _D.NONE),
         _C.RETIRED: (_P.LEAVING, _D.NONE),
         _C.CONDEMNED: (_P.LEAVING, _D.NONE),  # it has a deadline already
