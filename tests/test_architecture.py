@@ -26,7 +26,7 @@ CHILDREN = Path("supervisor/asgi_supervise/host/children.py")
 
 SEAM = {
     f"asgi_worker.{name}"
-    for name in ("channel", "contract", "inbox", "processor", "scoreboard", "stacks")
+    for name in ("channel", "contract", "ending", "inbox", "processor", "scoreboard", "stacks")
 }
 PURE = {
     *(

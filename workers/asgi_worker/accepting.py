@@ -29,6 +29,7 @@ import socket
 from collections.abc import Callable, Coroutine, Sized
 from typing import Final
 
+from asgi_worker import ending
 from asgi_worker.exclusive import line_of
 from asgi_worker.patience import Patience
 from asgi_worker.queues import BATCH, PAUSE_S, Factory, Queue, Whose
@@ -138,14 +139,21 @@ class Accepting:
         self.gathers = wanted and would_do and not any(q.is_half_full() for q in self.queues)
         self.board[GATHERS] = self.gathers
 
+    def admit_no_more(self) -> bool:
+        """Let nobody else join our own queues, who are on the way in excepted; if we have any."""
+        ours = [queue.listener for queue in self.queues if queue.whose is Whose.OWN]
+        for listener in ours:
+            ending.admit_no_more(listener)
+        return bool(ours)
+
     def pause(self) -> None:
         """Take no more connections."""
         for queue in self.queues:
             queue.unwatch()
 
     def finish(self, most: int) -> bool:
-        """After :meth:`pause`: take what is queued, ``most`` of each queue at most, and shut those
-        that are our own. Those of neighbours are left to them.
+        """After :meth:`admit_no_more` and :meth:`pause`: take what is queued, ``most`` of each
+        queue at most, and shut those that are our own. Those of neighbours are left to them.
 
         ``False``: there was no room for some of it.
         """

@@ -20,6 +20,7 @@ import logging
 from collections.abc import Sized
 from typing import TYPE_CHECKING, Final
 
+from asgi_worker.ending import HANDSHAKE_S
 from asgi_worker.protocols.http1 import LINGER_S, HttpConnection
 from asgi_worker.queues import PAUSE_S
 
@@ -99,8 +100,10 @@ class Draining:
         server, accepting = self._server, self._server.accepting
         if self.successor:
             accepting.leave()
-        else:
-            accepting.pause()
+        elif accepting.admit_no_more():
+            self._tell()
+            await asyncio.sleep(min(HANDSHAKE_S, self._budget_s / 5))
+        accepting.pause()
         self._tell()
         while True:
             done = accepting.finish(server.settings.backlog)

@@ -7,7 +7,6 @@ The only place that calls ``accept(2)``. Whether there is something is asked by 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
 import errno
 import logging
@@ -17,6 +16,7 @@ import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
+from asgi_worker import ending
 from asgi_worker.scoreboard import Word
 
 if TYPE_CHECKING:
@@ -131,19 +131,12 @@ class Queue:
     def finish(self, most: int) -> bool:
         """Take all as :meth:`take_all` does, and be the last to do so.
 
-        Then nothing more may be queued, if it is our own. Master and template hold the queue as
-        well, if only for a moment, so closing it is not enough: who came in that moment would be
-        reset, not refused. Nor do many come between the last look and the end, for there is room
-        for one only.
+        If it is our own, it ends with that.
         """
-        if self.whose is Whose.OWN:
-            with contextlib.suppress(OSError):
-                self.listener.listen(0)
         if not self.take_all(most):
             return False
         if self.whose is Whose.OWN:
-            with contextlib.suppress(OSError):  # the other worker in our slot was faster
-                self.listener.shutdown(socket.SHUT_RD)
+            ending.end(self.listener)
         return True
 
     def _has_more(self) -> bool:

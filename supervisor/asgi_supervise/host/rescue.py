@@ -15,7 +15,6 @@ queue that is not emptied would wake it again and again: it pauses).
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import heapq
 import logging
@@ -29,6 +28,7 @@ from itertools import chain
 from typing import Final
 
 from asgi_supervise.host.sockets import Listeners
+from asgi_worker import ending
 from asgi_worker.inbox import VERSION, Handed, Inboxes, Kind, Unreadable
 from asgi_worker.scoreboard import Scoreboard, Word
 
@@ -105,11 +105,16 @@ class Rescue:
         here: who joined one now would wait while anybody holds it, and then be reset, not refused.
         """
         are_emptied = self.resumes == math.inf  # else somebody may still come
+        queues = list(chain.from_iterable(self._listeners.by_slot))
+        queues = [listener for listener in queues if listener.fileno() in self._sources]
+        if are_emptied:
+            for listener in queues:
+                ending.admit_no_more(listener)
         self.work(self._sources, now)
-        for listener in chain.from_iterable(self._listeners.by_slot):
-            if self._sources.pop(listener.fileno(), None) is not None and are_emptied:
-                with contextlib.suppress(OSError):  # somebody else has ended it
-                    listener.shutdown(socket.SHUT_RD)
+        for listener in queues:
+            del self._sources[listener.fileno()]
+            if are_emptied:
+                ending.end(listener)
         for listener in self._listeners.shared:
             self._sources.pop(listener.fileno(), None)
         self._watch(now)

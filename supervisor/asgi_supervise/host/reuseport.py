@@ -15,12 +15,13 @@ cookie that another has given. So the weights hold there too, and sooner.
 
 from __future__ import annotations
 
-import ctypes
 import socket
-import struct
 from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
+
+from asgi_worker.ending import Instruction
+from asgi_worker.ending import attach as attach_program
 
 SO_ATTACH_REUSEPORT_CBPF: Final = 51
 _LOAD_RANDOM: Final = (0x20, 0, 0, 0xFFFFF000 + 56)  # ld [SKF_AD_OFF + SKF_AD_RANDOM]
@@ -29,7 +30,7 @@ _JUMP_IF_GREATER_OR_EQUAL: Final = 0x35
 _RETURN: Final = 0x06
 
 
-def program(weights: Sequence[int]) -> list[tuple[int, int, int, int]]:
+def program(weights: Sequence[int]) -> list[Instruction]:
     """Instructions (code, jump if true, jump if false, operand) that choose an index by weight.
 
     Raises ``ValueError`` if no weight is more than 0.
@@ -46,10 +47,4 @@ def program(weights: Sequence[int]) -> list[tuple[int, int, int, int]]:
 
 def attach(listener: socket.socket, weights: Sequence[int]) -> None:
     """Let the group of ``listener`` choose by ``weights``. Raises ``OSError``."""
-    steps = program(weights)
-    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
-    listener.setsockopt(
-        socket.SOL_SOCKET,
-        SO_ATTACH_REUSEPORT_CBPF,
-        struct.pack("HL", len(steps), ctypes.addressof(code)),
-    )
+    attach_program(listener, SO_ATTACH_REUSEPORT_CBPF, program(weights))
