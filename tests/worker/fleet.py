@@ -32,6 +32,7 @@ class Fleet:
     def __init__(self, app: Application, *, workers: int = 2, **settings: Any) -> None:
         settings.setdefault("access_log", False)
         settings.setdefault("balance", "kernel")
+        settings.setdefault("keep_alive_timeout_s", 60.0)
         self.settings = WorkerSettings(app="test:app", workers=SEATS, **settings)
         self.app = app
         self.workers = workers

@@ -17,7 +17,7 @@ from asgi_worker.scoreboard import Scoreboard
 from asgi_worker.server import Server
 
 LoopKind = Literal["uvloop", "asyncio"]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 """A generous end to every wait of a test."""
 
 

@@ -90,7 +90,7 @@ def test_what_is_queued_at_the_end_is_served_as_room_is_made(
             for client in first:
                 client.sendall(GET)
             wait_until(lambda: "cannot accept connections" in worker.said(), "it is said")
-            worker.tell(Drain(20.0, successor=False))
+            worker.tell(Drain(60.0, successor=False))
             answers = [read_all(client) for client in first]
         assert [answer.count(b"200 OK") for answer in answers] == [1] * 32
         assert worker.ends() == Exit.OK

@@ -249,7 +249,7 @@ class TestRecovery:
 
         try:
             with caplog.at_level(logging.INFO):
-                runner.run(asyncio.wait_for(main(), 20))
+                runner.run(asyncio.wait_for(main(), 60))
         finally:
             os.close(fd)
         lost = "3 lines of the access log were lost"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -44,8 +45,16 @@ class Site:
         self.commons = commons
 
     def worker(self, seat: int, *, balance: str = "kernel", **more: Any) -> Alone:
-        more |= {"balance": balance, "lifespan": "off"}
+        more |= {"balance": balance, "lifespan": "off", "keep_alive_timeout_s": 60.0}
         return Alone(self.place, WHO, self.loop, commons=self.commons, seat=seat, **more)
+
+    def stop(self, worker: Alone) -> None:
+        """It gets no turn any more, and looks as if it were about to take what it is given."""
+        worker.process.send_signal(signal.SIGSTOP)
+        stat = Path(f"/proc/{worker.process.pid}/stat")
+        wait_until(lambda: stat.read_text().rpartition(")")[2].split()[0] == "T", "it is stopped")
+        promise_ns = time.monotonic_ns() + 10**12
+        self.commons.board.writer(worker.seat)[Word.PROMISE_NS] = promise_ns
 
 
 @pytest.fixture
@@ -94,7 +103,7 @@ def test_what_a_crashed_worker_had_not_taken_is_for_the_next_with_its_seat(site:
         assert {ask(client) for client in clients} == {giver.process.pid}
         with site.worker(TAKER) as crashed:
             crashed.get_ready()
-            crashed.process.send_signal(signal.SIGSTOP)
+            site.stop(crashed)
             giver.tell(Drain(30.0, successor=True))
             assert giver.ends() == Exit.OK
             assert site.commons.inboxes.waiting(TAKER) == 20

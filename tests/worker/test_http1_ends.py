@@ -32,7 +32,7 @@ async def read_slowly(wire: Wire, expected: int, seconds: float) -> int:
     await wire.read_until(b"\r\n\r\n")
     size = 0
     while size < expected:
-        piece = await asyncio.wait_for(wire.reader.read(MIB // 4), 20)
+        piece = await asyncio.wait_for(wire.reader.read(MIB // 4), 60)
         if not piece:
             break
         size += len(piece)

@@ -60,7 +60,7 @@ def test_no_more_messages_than_the_queue_may_hold(max_queue: int, run: Run) -> N
     app = Gated()
 
     async def scenario() -> None:
-        async with Arena(app, ws_max_queue=max_queue) as arena:
+        async with Arena(app, ws_max_queue=max_queue, ws_ping_interval_s=None) as arena:
             client = await open_websocket(arena)
             queue = incoming(arena)
             await client.send(*(text(str(number)) for number in range(100)))
@@ -79,7 +79,7 @@ def test_no_more_bytes_than_the_queue_may_hold(run: Run) -> None:
     app = Gated()
 
     async def scenario() -> None:
-        async with Arena(app) as arena:
+        async with Arena(app, ws_ping_interval_s=None) as arena:
             client = await open_websocket(arena)
             queue = incoming(arena)
             sending = asyncio.create_task(
@@ -101,7 +101,7 @@ def test_small_compressed_frames_do_not_become_large_heaps(run: Run) -> None:
     data = (deflater.compress(bytes(900_000)) + deflater.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
     async def scenario() -> None:
-        async with Arena(app) as arena:
+        async with Arena(app, ws_ping_interval_s=None) as arena:
             client = await open_websocket(
                 arena, "/", f"{DEFLATE}; client_no_context_takeover; client_max_window_bits=12"
             )
@@ -124,7 +124,7 @@ def test_small_compressed_frames_do_not_become_large_heaps(run: Run) -> None:
 
 def test_a_message_in_the_smallest_pieces_takes_no_more_than_its_size(run: Run) -> None:
     async def scenario() -> None:
-        async with Arena(echo) as arena:
+        async with Arena(echo, ws_ping_interval_s=None) as arena:
             client = await open_websocket(arena)
             tracemalloc.start()
             try:
@@ -150,7 +150,7 @@ def test_a_client_that_pings_and_does_not_read(run: Run) -> None:
     """Pongs do not pile up; the last ping is answered when there is room again."""
 
     async def scenario() -> None:
-        async with Arena(echo) as arena:
+        async with Arena(echo, ws_ping_interval_s=None) as arena:
             client = await open_websocket(arena)
             (connection,) = arena.server.connections
             output = connection._output  # type: ignore[attr-defined]
@@ -191,7 +191,7 @@ def test_an_application_is_held_back_by_a_client_that_reads_slowly(size: int, ru
     app = Noted(act)
 
     async def scenario() -> None:
-        async with Arena(app) as arena:
+        async with Arena(app, ws_ping_interval_s=None) as arena:
             client = await open_websocket(arena)
             (connection,) = arena.server.connections
             transport = connection._output.transport  # type: ignore[attr-defined]
@@ -234,7 +234,7 @@ def test_many_senders_are_held_back_together(run: Run) -> None:
     app = Noted(act)
 
     async def scenario() -> None:
-        async with Arena(app) as arena:
+        async with Arena(app, ws_ping_interval_s=None) as arena:
             client = await open_websocket(arena)
             (connection,) = arena.server.connections
             output = connection._output  # type: ignore[attr-defined]
@@ -269,7 +269,7 @@ def test_cancelling_receive_loses_no_message(run: Run) -> None:
     app = Noted(act)
 
     async def scenario() -> None:
-        async with Arena(app) as arena:
+        async with Arena(app, ws_ping_interval_s=None) as arena:
             client = await open_websocket(arena)
             for number in range(200):
                 await client.send(text(str(number)))

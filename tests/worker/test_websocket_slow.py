@@ -74,7 +74,7 @@ class Reluctant:
     async def read(self, size: int) -> bytes:
         """So many bytes; fewer only at the end."""
         got = bytearray()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while len(got) < size:
                 piece = await self.loop.sock_recv(self.socket, size - len(got))
                 if not piece:
