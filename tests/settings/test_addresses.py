@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asgi_supervise.settings.addresses import parse_bind, parse_host
@@ -61,6 +61,8 @@ def test_takes(raw: str, address: str) -> None:
         ("fd://", "must be fd://N"),
         ("fd://x", "must be fd://N"),
         ("fd://-1", "must be fd://N"),
+        ("fd", "begins another kind of address; write fd. for such a host"),
+        ("unix", "begins another kind of address; write unix. for such a host"),
     ],
 )
 def test_refuses(raw: Any, complaint: str) -> None:
@@ -76,6 +78,8 @@ def test_a_host_may_have_brackets(raw: str, host: str) -> None:
     assert parse_host(raw) == host
 
 
+@example("fd")
+@example("unix.")
 @given(st.text(max_size=30))
 def test_an_accepted_address_is_a_fixed_point(raw: str) -> None:
     try:

@@ -52,6 +52,8 @@ def parse_host(raw: Any) -> str:
         return host
     if host != raw or not _NAME.fullmatch(host):
         raise ValueError("neither a host name nor an address")
+    if host in ("unix", "fd"):
+        raise ValueError(f"begins another kind of address; write {host}. for such a host")
     return host
 
 
