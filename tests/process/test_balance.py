@@ -125,9 +125,10 @@ def test_who_balances_is_told_by_its_figures(kind: str) -> None:
     with serving_on(kind, workers=WORKERS) as (service, address, _):
         board = Board(service)
         asyncio.run(burst_and_leave(board, address))
-        given, taken = board.total("given_fresh"), board.total("taken_fresh")
+        # Who gives one counts it afterwards, when it may have been served by then.
+        until(lambda: board.total("given_fresh") == board.total("taken_fresh"), "all are counted")
+        given = board.total("given_fresh")
     print(f"of {KEPT} connections {given} were handed over")
-    assert given == taken
     # At a shared socket workers may take turns so evenly that there is nothing to hand over.
     assert given or kind == "unix"
 

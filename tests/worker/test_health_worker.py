@@ -172,3 +172,16 @@ def test_who_is_terminated_together_with_the_master_serves_until_it_is_told_to_s
         assert worker.get("/").startswith(b"HTTP/1.1 200 ")
         worker.tell(Drain(5.0, successor=False))
         assert worker.ends() == Exit.OK
+
+
+def test_the_word_of_a_master_that_is_busy_comes_in_time(
+    tmp_path: Path, loop_kind: LoopKind
+) -> None:
+    with Alone(tmp_path, SWITCHED % "/", loop_kind) as worker:
+        worker.get_ready()
+        worker.process.send_signal(signal.SIGTERM)
+        assert worker.says_nothing(0.5), "it does not give up, and would leave its queue to others"
+        worker.tell(Drain(5.0, successor=False))
+        assert worker.ends() == Exit.OK
+        with pytest.raises(ConnectionRefusedError):
+            worker.connect()

@@ -54,8 +54,9 @@ LAST_WORDS_S = 2.0
 """How much of the time for starting is kept for telling the master why it was not enough."""
 GUESTS_PART = 0.2
 """Of the time for lifespan shutdown, for tasks that the application has left on trio."""
-MASTERS_WORD_S = 0.25
-"""How long a worker that gets a SIGTERM waits for the master to say what it is about."""
+MASTERS_WORD_S = 1.0
+"""How long a worker that gets a SIGTERM waits for the master, which may be slow, to say what it is
+about. Who gives up leaves its queue to others; where all were sent one, there are none."""
 
 log = logging.getLogger("asgi_worker")
 
@@ -365,8 +366,7 @@ class _Worker:
     def _terminate(self) -> None:
         """Somebody wants this worker to end, or the whole service, which only the master knows.
 
-        Its word comes within a moment if it is the service: to stop, or that we shall soon. Else it
-        will replace us.
+        Its word comes soon if it is the service: to stop, or when we shall. Else we are replaced.
         """
         if self.server is None:
             self._stop("SIGTERM while starting")
