@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
 import shutil
 import signal
@@ -60,12 +61,29 @@ def failing(pid: int, calls: str, how: str, *, on: Path | None = None) -> Iterat
             ["strace", "-qq", "-p", str(pid), *words], stderr=subprocess.PIPE, text=True
         )
         try:
-            until(lambda: is_traced(pid) or tracer.poll() is not None, "strace is attached", 10)
+            until(lambda: is_traced(pid) or tracer.poll() is not None, "strace is attached")
             assert tracer.poll() is None, tracer.communicate()[1]
             yield Injection(path)
         finally:
-            tracer.send_signal(signal.SIGINT)
-            tracer.communicate(timeout=10)
+            end(tracer, pid, path)
+
+
+def end(tracer: subprocess.Popen[str], pid: int, path: Path) -> None:
+    """Let ``pid`` be stopped meanwhile: strace that ends in the midst of a call it was about to
+    spoil lets it fail as a call that the system does not know.
+    """
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        until(
+            lambda: b"--- stopped by SIGSTOP" in path.read_bytes() or tracer.poll() is not None,
+            "the process that is traced is in no call",
+        )
+    finally:
+        tracer.send_signal(signal.SIGINT)
+        tracer.communicate(timeout=10)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
 
 
 def is_traced(pid: int) -> bool:
