@@ -307,6 +307,10 @@ def test_they_are_dear_if_it_is_they_who_use_much_of_the_processor(
     assert traffic.turnover.dear is expected
 
 
+def test_that_they_are_dear_is_soon_known() -> None:
+    assert Traffic().passes(ending=50, staying=0, busy=OCCUPIED, ticks=2).turnover.dear
+
+
 def test_a_burst_of_what_stays_is_soon_told_from_what_ends() -> None:
     traffic = Traffic().passes(ending=500, staying=0, busy=500)
     assert traffic.turnover.gap == WIDE_GAP

@@ -180,7 +180,9 @@ def test_it_tells_how_busy_it_was_lately(run: Run) -> None:
             least = 1000 / (time.monotonic() - began) / 2  # others may use the processor, too
             await arena.eventually(lambda: board.read(0).busy > least, "it was busy")
             assert board.read(0).busy <= 1100
-            await arena.eventually(lambda: board.read(0).busy < least / 2, "it is not any more")
+            async with asyncio.timeout(PATIENCE_S):  # it is not any more
+                while board.read(0).busy >= least / 2:  # noqa: ASYNC110 – nor by looking often
+                    await asyncio.sleep(0.25)
             wire.close()
 
     run(test())
@@ -276,7 +278,7 @@ def test_nobody_is_late_whose_bytes_were_not_read_yet(run: Run) -> None:
 
 SLOW_TO_LEAVE = """
     import asyncio, atexit, time
-    atexit.register(time.sleep, 1)
+    atexit.register(time.sleep, 3)
     async def app(scope, receive, send):
         for phase in ("startup", "shutdown"):
             await receive()
@@ -294,11 +296,12 @@ def test_who_leaves_without_the_master_knowing_is_not_taken_for_stuck(
         late_s = 0.0
         states = set()
         while worker.process.poll() is None:
+            now_s = time.monotonic()
             reading = worker.reading()
             states.add((reading.state, reading.promise_ns > 0))
             if reading.promise_ns:
-                late_s = max(late_s, time.monotonic() - reading.promise_ns / 1e9)
+                late_s = max(late_s, now_s - reading.promise_ns / 1e9)
             time.sleep(0.01)
         assert worker.process.returncode == Exit.OK
     assert {(State.DRAINING, True), (State.DRAINING, False)} <= states
-    assert late_s < TICK_S
+    assert late_s < 1.5, "as late as a busy machine makes it, and not for three seconds"

@@ -203,10 +203,12 @@ class Young:
 
     def mostly_end(self) -> bool:
         """Whether most connections do: those of which it is known, and so far the latest, too."""
-        known, latest = self._grown, (self._now, self._before)
-        return known.ended > known.came / 2 and (
-            sum(one.ended for one in latest) > sum(one.came for one in latest) / 2
-        )
+        return self._grown.ended > self._grown.came / 2 and self.end_lately()
+
+    def end_lately(self) -> bool:
+        """Whether most of the latest have ended already."""
+        now, before = self._now, self._before
+        return now.ended + before.ended > (now.came + before.came) / 2
 
 
 class Turnover:
@@ -231,10 +233,9 @@ class Turnover:
         self._seen_at, self._ended = now, young.ended
         are_many = self._ended_per_s >= FREQUENT
         matters = are_many or busy >= OCCUPIED
-        mostly_end = young.mostly_end()
-        self.gap = WIDE_GAP if matters and mostly_end else GAP
+        self.gap = WIDE_GAP if matters and young.mostly_end() else GAP
         self.patient = not are_many or busy / 1000 >= CHEAP_S * self._ended_per_s
-        self.dear = self.patient and mostly_end and busy >= OCCUPIED
+        self.dear = self.patient and young.end_lately() and busy >= OCCUPIED
 
 
 class Siblings:
