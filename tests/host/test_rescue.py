@@ -352,6 +352,32 @@ def test_when_the_service_stops_queues_to_which_nobody_comes_are_emptied_and_end
     assert any(scene.waits_in_queue(slot) for slot in (FIRST, SECOND, OTHER))
 
 
+def test_all_that_wait_are_saved_when_the_service_stops_not_only_those_of_a_turn(
+    scene: Scene,
+) -> None:
+    scene.begin((GONE, OTHER), (), FIRST, SECOND)
+    scene.connect(GONE, 2 * MOST_AT_ONCE + 1)
+    scene.connect(OTHER)
+    scene.listeners.by_slot[OTHER][0].shutdown(socket.SHUT_RD)  # as a worker that stops
+    scene.rescue.end_queues(NOW)
+    given = scene.inboxes.waiting(FIRST) + scene.inboxes.waiting(SECOND)
+    assert given == 2 * MOST_AT_ONCE + 1
+    assert scene.readable() == set()
+
+
+def test_those_for_whom_there_is_no_room_at_the_end_are_left_to_who_may_still_come(
+    scene: Scene,
+) -> None:
+    scene.begin((GONE,), (), FIRST)
+    scene.fill(FIRST)
+    scene.make_room(FIRST)
+    scene.connect(GONE, 2)
+    scene.rescue.end_queues(NOW)
+    assert scene.waits_in_queue(GONE)
+    assert not scene.waits_in_queue(GONE)
+    assert scene.readable() == set()
+
+
 def test_a_queue_for_which_there_was_no_room_is_left_to_who_may_still_come(scene: Scene) -> None:
     scene.fill(FIRST)
     scene.begin((GONE,), (), FIRST)

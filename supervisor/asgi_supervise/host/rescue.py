@@ -20,6 +20,7 @@ import heapq
 import logging
 import math
 import os
+import select
 import selectors
 import socket
 from collections.abc import Callable, Collection, Sequence
@@ -104,17 +105,19 @@ class Rescue:
         Workers end their own queues. Those to which nobody comes are emptied a last time and ended
         here: who joined one now would wait while anybody holds it, and then be reset, not refused.
         """
-        are_emptied = self.resumes == math.inf  # else somebody may still come
         queues = list(chain.from_iterable(self._listeners.by_slot))
         queues = [listener for listener in queues if listener.fileno() in self._sources]
-        if are_emptied:
+        if self.resumes == math.inf:  # else somebody may still come
             for listener in queues:
                 ending.admit_no_more(listener)
-        self.work(self._sources, now)
+            self.work(self._sources.keys() - {queue.fileno() for queue in queues}, now)
+            while self.resumes == math.inf and (waiting := [*filter(_waits, queues)]):
+                self.work({queue.fileno() for queue in waiting}, now)
+            for listener in queues:
+                if not _waits(listener):
+                    ending.end(listener)
         for listener in queues:
             del self._sources[listener.fileno()]
-            if are_emptied:
-                ending.end(listener)
         for listener in self._listeners.shared:
             self._sources.pop(listener.fileno(), None)
         self._watch(now)
@@ -231,6 +234,13 @@ class Rescue:
                 advice,
             )
         self._complained = True
+
+
+def _waits(listener: socket.socket) -> bool:
+    """Whether there is somebody in its queue."""
+    poll = select.poll()
+    poll.register(listener, select.POLLIN)
+    return any(not event & select.POLLHUP for _, event in poll.poll(0))  # that one has ended
 
 
 def _accept(listener: socket.socket) -> Waiting | None:
