@@ -149,6 +149,8 @@ class PosixHost:
     def spawn_worker(
         self, worker: int, slot: int, seat: int, generation: int, share: float | None = None
     ) -> None:
+        # Before it is asked for: preloaded, it may take connections in a millisecond.
+        self._scoreboard.writer(seat)[Word.SHARE] = round(1000 * (share or 0.0))
         try:
             with ExitStack() as undo:
                 child, theirs = Child.conceive(undo, self._selector, generation)
@@ -162,7 +164,6 @@ class PosixHost:
         except Refused as refused:
             self._happened.append(v.WorkerRefused(worker, str(refused)))
             return
-        self._scoreboard.writer(seat)[Word.SHARE] = round(1000 * (share or 0.0))
         self._workers[worker] = child
 
     def promote_worker(self, worker: int) -> None:
