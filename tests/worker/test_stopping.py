@@ -62,10 +62,11 @@ def test_a_stream_goes_on_while_others_take_over(tmp_path: Path, loop_kind: Loop
         with worker.connect() as client:
             client.sendall(b"GET /goodbye HTTP/1.1\r\nHost: t\r\n\r\n")
             client.recv(65536)
+            began = time.monotonic()
             worker.tell(Drain(2.0, successor=True))
             received = read_all(client)
+            assert time.monotonic() - began > 0.5, "it had not the time that there was"
         assert b"goodbye" not in received, "it was told of the stop"
-        assert received.count(b"event") > 20, "it had not the time that there was"
         assert worker.ends() == Exit.OK
 
 
