@@ -44,7 +44,7 @@ def blocked(front: Front, how: str) -> Iterator[int]:
                 yield pid
             return
         caller.send(get(f"/block/{how}"))
-        pid = int(service.wait_line(r"^(\d+) blocks$")[1])
+        pid = int(service.wait_line(r"\b(\d+) blocks$")[1])  # maybe behind a prompt
         if how == "debugger":
             service.wait_line(r"block_in_debugger\(\)")
         yield pid
