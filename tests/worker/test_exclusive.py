@@ -391,6 +391,8 @@ def test_where_the_kernel_refuses_the_line_only_our_own_queue_is_served(run: Run
             accepted, _ = other.accept()  # it is still there
             accepted.close()
             client.close()
+            accepting.gather(wanted=True)
+            assert not accepting.gathers, "who would wait there is not taken by us"
             accepting.stop()
 
     run(test())

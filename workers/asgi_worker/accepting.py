@@ -139,6 +139,11 @@ class Accepting:
         self.gathers = wanted and would_do and not any(q.is_half_full() for q in self.queues)
         self.board[GATHERS] = self.gathers
 
+    def forget(self, queue: Queue) -> None:
+        """Leave ``queue``, that of a neighbour, to others for good; nothing is to be gathered."""
+        self.queues = [other for other in self.queues if other is not queue]
+        queue.listener.close()
+
     def admit_no_more(self) -> bool:
         """Let nobody else join our own queues, who are on the way in excepted; if we have any."""
         ours = [queue.listener for queue in self.queues if queue.whose is Whose.OWN]

@@ -108,7 +108,9 @@ class Queue:
         except OSError as error:
             self.unwatch()
             log.warning("cannot wait in line for connections: %s; go on without", error.strerror)
-            if self.whose is not Whose.NEIGHBOUR:
+            if self.whose is Whose.NEIGHBOUR:
+                self.accepting.forget(self)
+            else:
                 self._watched = True
                 self.accepting.loop.add_reader(self.listener.fileno(), self._take_some)
 
