@@ -328,7 +328,7 @@ def test_without_anybody_who_takes_the_close_is_announced(run: Run, takes: int) 
             leaving = leave(fleet.servers[0])
             await asyncio.sleep(FORLORN_S / 2)
             assert await served_by(wire) == 0, "somebody may still come"
-            await asyncio.sleep(FORLORN_S)
+            await fleet.eventually(lambda: not fleet.servers[0].moving, "nobody will")
             _, fields, _ = await wire.get()
             assert fields[b"connection"] == b"close"
             assert await wire.read_to_end() == b""
@@ -366,9 +366,10 @@ def test_near_the_end_of_the_budget_the_close_is_announced(run: Run) -> None:
             assert await served_by(wire) == 0
             fleet.pretend(2)
             fleet.fill(2)
-            leaving = leave(fleet.servers[0], 1.0)
+            leaving = leave(fleet.servers[0], 5.0)
             assert await served_by(wire) == 0
-            await asyncio.sleep(0.45)
+            await fleet.eventually(lambda: not fleet.servers[0].moving, "its time is nearly over")
+            assert not leaving.done()
             _, fields, _ = await wire.get()
             assert fields[b"connection"] == b"close"
             await leaving
