@@ -43,7 +43,7 @@ def test_a_stopped_worker_gets_no_new_connections_until_it_goes_on() -> None:
 
 
 def test_a_slot_whose_worker_starts_gets_no_new_connections() -> None:
-    with Service("-w", "3", environment={"SLOW_IMPORT_S": "1"}) as service:
+    with Service("-w", "3", environment={"SLOW_IMPORT_S": "3"}) as service:
         address = service.serving()
         victim = service.workers()[1]
         os.kill(victim, signal.SIGKILL)
