@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import time
 
 import pytest
 
 from asgi_worker.application import Application, Receive, Scope, Send
 from asgi_worker.draining import FORLORN_S
-from asgi_worker.inbox import VERSION, Kind
+from asgi_worker.inbox import VERSION, Handed, Kind
 from asgi_worker.scoreboard import Word
 from asgi_worker.server import Server
 from tests.worker.conftest import Run
@@ -373,6 +374,37 @@ def test_near_the_end_of_the_budget_the_close_is_announced(run: Run) -> None:
             _, fields, _ = await wire.get()
             assert fields[b"connection"] == b"close"
             await leaving
+
+    run(test())
+
+
+@pytest.mark.parametrize("seat", [0, 2])
+def test_who_cannot_serve_it_to_its_end_leaves_it_to_others(run: Run, seat: int) -> None:
+    """Both are looked after by others: its own inbox and that of one that is just starting."""
+    told = asyncio.Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        told.set()
+        await asyncio.Event().wait()
+
+    async def test() -> None:
+        async with Fleet(app) as fleet:
+            busy = await fleet.connect()
+            await busy.write(b"GET / HTTP/1.1\r\nHost: test\r\n\r\n")
+            await fleet.eventually(lambda: fleet.servers[0].tasks, "it runs")
+            leaving = leave(fleet.servers[0], 1.0)
+            await told.wait()
+            with socket.create_connection(fleet.listeners[2].getsockname()):
+                accepted, _ = fleet.listeners[2].accept()
+                with accepted:
+                    assert fleet.inboxes.give(seat, Handed(Kind.FRESH), accepted.fileno())
+                await leaving
+                assert fleet.inboxes.waiting(seat) == 1
+                assert fleet.reading(0).taken_fresh == 0
+                for _, sock in fleet.take(seat):
+                    sock.close()
 
     run(test())
 

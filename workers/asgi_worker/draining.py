@@ -74,6 +74,8 @@ class Draining:
         await self._stop_accepting()
         if await self._settle():
             return
+        if self.successor and server.handoff is not None:
+            server.handoff.stop()  # what is still given to us would be cut: others take it
         if server.tasks:
             log.warning(
                 "%s told to stop: their time is nearly over",
