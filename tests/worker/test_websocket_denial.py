@@ -173,7 +173,7 @@ WRONG_LATER: dict[str, tuple[Message, str]] = {
     "a number": ({"type": "websocket.send", "bytes": 5}, "'bytes' must be bytes, not int"),
     "close 1006": ({"type": "websocket.close", "code": 1006}, "1006 is not a close code"),
     "close 999": ({"type": "websocket.close", "code": 999}, "999 is not a close code"),
-    "close as str": ({"type": "websocket.close", "code": "1000"}, "'1000' is not a close code"),
+    "close as str": ({"type": "websocket.close", "code": "1000"}, "must be int, not '1000'"),
     "another type": ({"type": "websocket.ping"}, "unexpected ASGI message 'websocket.ping'"),
 }
 

@@ -14,12 +14,11 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from asgi_worker.protocols import http_messages
-from asgi_worker.protocols.http_messages import checked, octets, unexpected
+from asgi_worker.protocols.http_messages import octets, unexpected
 from asgi_worker.protocols.response import Head
 from asgi_worker.tasks import from_application
 
@@ -293,9 +292,7 @@ class Exchange:
         if not self.is_extended:
             raise unexpected(kind, phase)
         if kind == "http.response.pathsend" and phase == HEAD:
-            path = message["path"]
-            if not isinstance(path, str) or not os.path.isabs(path):
-                raise RuntimeError(f"{kind}: path must be an absolute path, not {path!r}")
+            path = http_messages.file_path(message)
             try:
                 await self.wire.send_file(self, path)
             except ConnectionError as error:
@@ -305,11 +302,11 @@ class Exchange:
             else:
                 self.complete()
         elif kind == "http.response.early_hint" and phase <= BODY:
-            links = checked((b"link", link) for link in message["links"])
+            links = http_messages.links(message)
             if phase != BODY:  # else it is too late to hint at what is there already
                 self.wire.inform(self, 103, links)
         elif kind == "http.response.trailers" and phase == TRAILERS:
-            self.trailers += checked(message.get("headers", ()))
+            self.trailers += http_messages.trailers(message.get("headers", ()))
             if not message.get("more_trailers", False):
                 self.wire.write_trailers(self, self.trailers)
                 self.complete()

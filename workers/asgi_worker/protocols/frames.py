@@ -329,16 +329,18 @@ def control(opcode: int, payload: bytes) -> bytes:
 def close(code: int, reason: str = "") -> bytes:
     """A close frame; 1005 makes one without a code. A reason is cut to what fits.
 
-    Raises ``ValueError`` for a code that must not be sent (RFC 6455 §7.4) and for a reason that is
-    no ``str``.
+    Raises ``ValueError`` for a code that must not be sent (RFC 6455 §7.4) or is no ``int``, and for
+    a reason that is no ``str``.
     """
     if not isinstance(reason, str):
         raise ValueError(f"the reason must be str, not {type(reason).__name__}")
+    if not isinstance(code, int):
+        raise ValueError(f"the code must be int, not {code!r}")
     if code == 1005:
         return control(CLOSE, b"")
     cut = reason.encode("utf-8", "replace")[:_REASON_MAX_BYTES].decode("utf-8", "ignore")
     try:
         payload = Close(code, cut).serialize()
-    except (ProtocolError, TypeError):
+    except ProtocolError:
         raise ValueError(f"{code!r} is not a close code that may be sent") from None
     return control(CLOSE, payload)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from time import perf_counter
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from websockets.datastructures import Headers
 from websockets.extensions.permessage_deflate import (
@@ -20,7 +20,7 @@ from websockets.server import ServerProtocol
 
 from asgi_worker.protocols.deflate import Deflate
 from asgi_worker.protocols.exchange import BODY, COMPLETE, Exchange
-from asgi_worker.protocols.response import DATE, SERVER, STATUS_LINES, serialise
+from asgi_worker.protocols.response import DATE, SERVER, STATUS_LINES, pairs, serialise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -125,7 +125,7 @@ def acceptance(agreement: Agreement, message: Message, server: Server) -> bytes:
                 f"offered ({offers}); leave it out"
             )
         head += f"Sec-WebSocket-Protocol: {subprotocol}\r\n".encode("ascii")
-    headers = list(message.get("headers") or ())
+    headers: list[tuple[Any, bytes]] = pairs(message.get("headers") or ())
     for name, _ in headers:
         if isinstance(name, bytes) and name.lower() in _OURS:
             hint = "; use the key 'subprotocol'" if b"protocol" in name.lower() else ""

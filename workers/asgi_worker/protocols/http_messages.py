@@ -5,10 +5,14 @@ Apart from the exchange because nothing here is on the way of a message that is 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from asgi_worker.protocols.response import Header, check_header
+from asgi_worker.protocols.response import Header, check_header, pairs
+
+if TYPE_CHECKING:
+    from asgi_worker.application import Message
 
 _AWAITED: Final = "is each send awaited?"
 
@@ -44,12 +48,32 @@ def unexpected(kind: str, phase: int) -> RuntimeError:
     return RuntimeError(f"unexpected ASGI message {kind!r}: expected {_EXPECTED[phase]} here")
 
 
-def checked(headers: Iterable[Header]) -> tuple[Header, ...]:
-    """Links or trailers; raises ``RuntimeError``."""
-    found = tuple((name, value) for name, value in headers)
+def trailers(headers: Iterable[Header]) -> tuple[Header, ...]:
+    """The ``headers`` of an ``http.response.trailers``; raises ``RuntimeError``."""
+    found = tuple(pairs(headers))
     for name, value in found:
         check_header(name, value)
     return found
+
+
+def links(message: Message) -> tuple[Header, ...]:
+    """The headers of an ``http.response.early_hint``; raises ``RuntimeError``."""
+    wanted = message.get("links")
+    if not isinstance(wanted, Iterable) or isinstance(wanted, bytes | str):
+        raise RuntimeError(
+            f"http.response.early_hint: 'links' must be an iterable of bytes, not {wanted!r}"
+        )
+    return trailers((b"link", link) for link in wanted)
+
+
+def file_path(message: Message) -> str:
+    """The path in an ``http.response.pathsend``; raises ``RuntimeError``."""
+    path = message.get("path")
+    if not isinstance(path, str) or not os.path.isabs(path) or "\0" in path:
+        raise RuntimeError(
+            f"http.response.pathsend: 'path' must be an absolute path in a str, not {path!r}"
+        )
+    return path
 
 
 def octets(body: object) -> bytes:

@@ -32,6 +32,7 @@ _KINDS: Final = {
 Header = tuple[bytes, bytes]
 Head = tuple[bytes, int, int]
 """Status line and header lines of the application; ``length`` and ``said`` of :func:`serialise`."""
+_PAIRS: Final = "headers is an iterable of pairs, [(b'name', b'value')]"
 _REMEMBERED: Final = 2048
 _REMEMBERED_VALUE_BYTES: Final = 64
 _remembered: dict[Header, tuple[bytes, int]] = {}
@@ -42,6 +43,7 @@ _heads: dict[tuple[Any, ...], Head] = {}
 _NEWS: Final = 1 << 6
 """In ``said``: there was a line that was not remembered."""
 
+_MOST_DIGITS: Final = 18
 _is_token = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+").fullmatch
 _is_splitting = re.compile(rb"[\r\n\0]").search
 
@@ -56,11 +58,15 @@ BODYLESS: Final = frozenset({204, 304})
 """Final statuses that never have a body (RFC 9110 §6.4.1)."""
 
 
-def status_line(status: object) -> bytes:
+def status_line(status: int) -> bytes:
     """The HTTP/1.1 status line; raises ``RuntimeError`` for what is not a final status."""
-    if not isinstance(status, int) or not 200 <= status <= 999:
-        raise RuntimeError(f"http.response.start: 'status' is {status!r}, no int from 200 to 999")
+    if not 200 <= status <= 999:
+        raise _no_status(status)
     return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status
+
+
+def _no_status(status: object) -> RuntimeError:
+    return RuntimeError(f"http.response.start: 'status' is {status!r}, no int from 200 to 999")
 
 
 def head(status: int, headers: Iterable[Header]) -> Head:
@@ -70,20 +76,26 @@ def head(status: int, headers: Iterable[Header]) -> Head:
     the whole is looked up first.
     """
     key = None
-    known = None
     if type(headers) is list:
         key = (status, *headers)
         try:
             known = _heads.get(key)
+            if known is not None:
+                return known
         except TypeError:  # pairs that are lists
             key = None
-        if known is not None:
-            return known
+    if not isinstance(status, int):  # 200.0 is equal to 200, but no status
+        raise _no_status(status)
     line = STATUS_LINES.get(status)
     if line is None or status < 200:
         line = status_line(status)
     lines = [line]
-    length, said = serialise(headers, lines)
+    try:
+        length, said = serialise(headers, lines)
+    except TypeError:
+        if isinstance(headers, Iterable):  # which fails itself
+            raise
+        raise _no_pairs(headers) from None
     if status == 204 and length >= 0:  # RFC 9110 §8.6: no Content-Length with 204
         lines = [one for one in lines if not one.lower().startswith(b"content-length:")]
     if said & _NEWS:  # what is in no other head recurs in none
@@ -144,19 +156,39 @@ def check_header(name: object, value: object) -> None:
         raise RuntimeError(f"header {name!r}: the value {value!r} holds CR, LF or NUL")
 
 
+def pairs(headers: Iterable[Header]) -> list[Header]:
+    """The headers of a message, not checked yet; raises ``RuntimeError`` if they are no pairs."""
+    if not isinstance(headers, Iterable):
+        raise _no_pairs(headers)
+    found = []
+    for header in headers:
+        try:
+            name, value = header
+        except (TypeError, ValueError):
+            raise _no_pair(header) from None
+        found.append((name, value))
+    return found
+
+
+def _no_pairs(headers: object) -> RuntimeError:
+    return RuntimeError(f"{_PAIRS}, not {headers!r}")
+
+
+def _no_pair(header: object) -> RuntimeError:
+    return RuntimeError(f"{_PAIRS}: {header!r} is none")
+
+
 def _learn(header: Header) -> tuple[bytes, int]:
     """Check a header seen for the first time, and remember it if it may well recur."""
     try:
         name, value = header
     except (TypeError, ValueError):
-        raise RuntimeError(
-            f"headers is an iterable of pairs, [(b'name', b'value')]: {header!r} is none"
-        ) from None
+        raise _no_pair(header) from None
     check_header(name, value)
     word = name.lower()
     kind = _KINDS.get(word, ORDINARY)
     if word == b"content-length":
-        if not value.isdigit():
+        if not value.isdigit() or len(value) > _MOST_DIGITS:
             raise RuntimeError(f"content-length: {value!r} is not a number of bytes")
         kind = CONTENT_LENGTH + int(value)
     known = b"%b: %b\r\n" % (name, value), kind
