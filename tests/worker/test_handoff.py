@@ -135,9 +135,10 @@ def test_a_new_worker_has_its_share_soon(run: Run) -> None:
             await fleet.eventually(lambda: counts(fleet)[0] >= 7, "they are shared")
             servers = [await served_by(wire) for wire in wires]
             assert 7 <= servers.count(0) <= 9
-            given = lambda: fleet.reading(0).given_idle  # noqa: E731
-            await fleet.eventually(lambda: given() == fleet.reading(1).taken_idle, "all have come")
-            assert given() >= 7
+            await fleet.eventually(
+                lambda: fleet.reading(0).given_idle == fleet.reading(1).taken_idle, "all have come"
+            )
+            assert fleet.reading(1).taken_idle >= 7
             before = fleet.reading(0).given_idle + fleet.reading(1).given_idle
             await asyncio.sleep(1)
             after = fleet.reading(0).given_idle + fleet.reading(1).given_idle
