@@ -234,9 +234,12 @@ def test_one_queue_would_do_for_who_takes_from_every_slot(
     run(test())
 
 
-def test_one_queue_would_not_do_while_it_is_half_full(run: Run) -> None:
+@pytest.mark.parametrize("connections", [0, 1])
+def test_one_queue_would_not_do_if_it_were_half_full(run: Run, connections: int) -> None:
+    """With all that wait, and all who are there and may come anew."""
+
     async def test() -> None:
-        accepting = accepting_on(asyncio.get_running_loop())
+        accepting = accepting_on(asyncio.get_running_loop(), connections=range(connections))
         with contextlib.ExitStack() as stack:
             own, other = (stack.enter_context(listening()) for _ in range(2))
             own.listen(8)
@@ -246,7 +249,7 @@ def test_one_queue_would_not_do_while_it_is_half_full(run: Run) -> None:
             for waiting in range(1, 6):
                 stack.enter_context(socket.create_connection(own.getsockname()))
                 accepting.gather(wanted=True)
-                assert accepting.gathers is (waiting < 4)
+                assert accepting.gathers is (waiting + 2 * connections < 4)
             accepting.stop()
 
     run(test())

@@ -130,13 +130,14 @@ class Accepting:
         self.board[CONNECTIONS] = len(self.connections) + self.opening
 
     def gather(self, wanted: bool) -> None:
-        """Let the master know whether one queue for all is ``wanted``, and would do: also when it
-        has to hold all that waits.
+        """Let the master know whether one queue for all is ``wanted``, and would do: also if all
+        clients that are there, most of them at other workers, came anew in one moment.
         """
         whose = [queue.whose for queue in self.queues]
         theirs = (self.workers - 1) * whose.count(Whose.OWN)
         would_do = whose.count(Whose.NEIGHBOUR) == theirs > 0
-        self.gathers = wanted and would_do and not any(q.is_half_full() for q in self.queues)
+        all_clients = self.workers * len(self.connections)
+        self.gathers = wanted and would_do and all(q.holds(all_clients) for q in self.queues)
         self.board[GATHERS] = self.gathers
 
     def forget(self, queue: Queue) -> None:

@@ -149,10 +149,10 @@ class Queue:
         """How many connections wait here; 1 where the kernel does not tell, 0 once it is closed."""
         return self._filled()[0]
 
-    def is_half_full(self) -> bool:
-        """Whether half as many wait here as may."""
+    def holds(self, more: int) -> bool:
+        """Whether it would be less than half full if ``more`` came."""
         waiting, room = self._filled()
-        return 2 * waiting >= room
+        return 2 * (waiting + more) < room
 
     def _filled(self) -> tuple[int, int]:
         """How many wait, and how many may."""
