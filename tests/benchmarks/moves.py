@@ -20,6 +20,9 @@ from tests.benchmarks.servers import CannotServe, Running, Server
 SPREAD_WORKERS = 4
 SPREAD_USERS = 64
 SPREAD_REQUESTS = 12_000
+SPREAD_RATE = 2000
+"""A second. Asked without pause, workers that have to share processors get what the kernel gives
+them, whoever has how many connections."""
 BLOCKED_S = 3
 RELOADS = 6
 RELOAD_USERS = 200
@@ -40,8 +43,8 @@ class Move:
 
 SPREAD = Move(
     "spread",
-    f"requests of {SPREAD_USERS} kept connections over {SPREAD_WORKERS} workers, asked without"
-    " pause",
+    f"requests of {SPREAD_USERS} kept connections over {SPREAD_WORKERS} workers, {SPREAD_RATE} a"
+    " second",
     ("max/mean", "min/mean"),
 )
 BLOCKED = Move(
@@ -58,8 +61,8 @@ MOVES = (SPREAD, BLOCKED, RELOAD)
 
 
 def spread(running: Running) -> Row:
-    arrivals = [(0.0, "/burn/0.05")] * SPREAD_REQUESTS
-    outcome = ask(running, Job(running.port, arrivals, SPREAD_USERS, urgent=False))
+    arrivals = [(number / SPREAD_RATE, "/burn/0.05") for number in range(SPREAD_REQUESTS)]
+    outcome = ask(running, Job(running.port, arrivals, SPREAD_USERS, drawn=True))
     return tuple(f"{share:.2f}" for share in shares(outcome.workers, SPREAD_WORKERS))
 
 
