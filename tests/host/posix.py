@@ -248,6 +248,18 @@ def a_worker_is_told_which_listeners_are_its_own(stage: Stage) -> None:
     assert said == [[1, 2, 2], [1, 2, 2], [1, 2, 0]]
 
 
+def one_that_cannot_be_told_that_its_trial_is_over_is_told_to_leave(stage: Stage) -> None:
+    """Else it would stay on trial for ever, and all others would take it for one of theirs."""
+    stage.with_template()
+    pid = stage.with_worker(1, 0, 1)
+    os.kill(pid, signal.SIGSTOP)
+    for _ in range(2000):  # more than its channel holds
+        stage.host.withdraw_worker(1)
+    stage.host.promote_worker(1)
+    os.kill(pid, signal.SIGCONT)
+    assert stage.until_exits(1) == [v.WorkerExited(1, 0)]
+
+
 def with_one_that_waits(stage: Stage) -> tuple[list[int], socket.socket]:
     """Workers in the slots 0 and 1, their pids, and a connection in the queue of the first."""
     stage.with_template()
@@ -508,6 +520,7 @@ SCENARIOS: dict[str, Callable[[Stage], None]] = {
         a_worker_is_told_which_listeners_are_its_own,
         what_waits_for_who_hangs_is_given_to_another,
         what_waits_for_who_died_is_given_to_another,
+        one_that_cannot_be_told_that_its_trial_is_over_is_told_to_leave,
         while_nobody_has_room_the_host_rests_and_looks_again_by_itself,
         what_is_in_hand_is_not_kept_open_by_a_child,
         nobody_dies_of_being_asked_for_stacks_however_early,

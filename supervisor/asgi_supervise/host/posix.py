@@ -169,7 +169,10 @@ class PosixHost:
     def promote_worker(self, worker: int) -> None:
         if child := self._workers.get(worker):
             self._scoreboard.writer(child.seat)[Word.SHARE] = 0
-            child.tell(Promote())
+            if not child.tell(
+                Promote()
+            ):  # it would accept nothing itself; what remains is a signal
+                child.signal(signal.SIGTERM)
 
     def drain_worker(self, worker: int, budget_s: float, *, successor: bool) -> None:
         child = self._workers.get(worker)
