@@ -169,9 +169,7 @@ class PosixHost:
     def promote_worker(self, worker: int) -> None:
         if child := self._workers.get(worker):
             self._scoreboard.writer(child.seat)[Word.SHARE] = 0
-            if not child.tell(
-                Promote()
-            ):  # it would accept nothing itself; what remains is a signal
+            if not child.tell(Promote()):  # else it would stay on trial
                 child.signal(signal.SIGTERM)
 
     def drain_worker(self, worker: int, budget_s: float, *, successor: bool) -> None:
