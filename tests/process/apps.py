@@ -26,6 +26,10 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         case "block":
             os.write(2, b"blocked\n")
             time.sleep(float(argument))  # noqa: ASYNC251 - that is the point
+        case "burn":
+            until_s = time.process_time() + float(argument)
+            while time.process_time() < until_s:
+                pass
         case "orphan":
             # The shell ends at once; what it left behind becomes an orphan, then a zombie.
             subprocess.run(ORPHANING, check=True)  # noqa: ASYNC221

@@ -220,7 +220,7 @@ class Turnover:
         self.patient = True
         """Whether each is worth a turn of the loop, as others may have time for the next."""
         self.dear = False
-        """Whether those that come are most of what there is to do, and dear."""
+        """Whether they soon end, and there is so much to do, for so few, that they may be dear."""
         self._seen_at = now
         self._ended = 0
         self._ended_per_s = 0.0
